@@ -1,0 +1,218 @@
+//! Builds the parts, runs them, stops them in order.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::config::{Config, Database};
+use crate::http::{Api, router};
+use crate::postgres::{Durability, PrivatePostgres};
+use crate::rollback::worker::{Hands, Worker};
+use crate::store::changes::Changes;
+use crate::store::{connect, controller_id, migrate, too_old};
+
+/// How long answers and steps in hand get when we stop. What is not done by then is done again
+/// after the next start.
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The database, ours or somebody else's.
+pub struct OpenDatabase {
+    /// Connections.
+    pub pool: PgPool,
+    /// The private server, if it is ours.
+    private: Option<PrivatePostgres>,
+}
+
+impl OpenDatabase {
+    /// Connects, starting the private Postgres if there is no other, and applies migrations.
+    ///
+    /// # Errors
+    /// One sentence that says what to do.
+    pub async fn open(
+        database: &Database,
+        connections: u32,
+        durability: Durability,
+    ) -> anyhow::Result<Self> {
+        let (options, private) = match database {
+            Database::At(options) => (options.as_ref().clone(), None),
+            Database::Private(folder) => {
+                let private = PrivatePostgres::start(folder, durability).await?;
+                tracing::info!(
+                    folder = %folder.display(), version = private.version(),
+                    "private Postgres is up"
+                );
+                (private.options(), Some(private))
+            }
+        };
+        let pool = connect(options, connections)
+            .await
+            .with_context(|| match private {
+                None => "DATABASE_URL: no connection",
+                Some(_) => "the private Postgres does not take connections",
+            })?;
+        if let Some(version) = too_old(&pool).await? {
+            bail!("DATABASE_URL: this is Postgres {version}, and 15 or newer is needed");
+        }
+        migrate(&pool)
+            .await
+            .context("the database cannot be migrated")?;
+        Ok(Self { pool, private })
+    }
+
+    /// Waits until a private server ends by itself; forever if there is none.
+    async fn lost(&mut self) -> anyhow::Error {
+        match &mut self.private {
+            Some(private) => private.ended().await.into(),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Closes connections and stops a private server.
+    ///
+    /// # Errors
+    /// When the private server does not stop cleanly; its next start recovers.
+    pub async fn close(self) -> anyhow::Result<()> {
+        // Whoever still holds a connection by now is not waited for.
+        let _ = tokio::time::timeout(CLOSE_PATIENCE, self.pool.close()).await;
+        if let Some(private) = self.private {
+            private.stop().await?;
+        }
+        Ok(())
+    }
+}
+
+/// The running service.
+pub struct App {
+    address: SocketAddr,
+    database: OpenDatabase,
+    http: JoinHandle<std::io::Result<()>>,
+    tracker: TaskTracker,
+    intake: CancellationToken,
+    work: CancellationToken,
+}
+
+impl App {
+    /// Starts everything; when this returns, calls are answered.
+    ///
+    /// # Errors
+    /// One sentence that says what to do.
+    pub async fn start(config: Config, durability: Durability) -> anyhow::Result<Self> {
+        let listener = TcpListener::bind(config.listen)
+            .await
+            .with_context(|| format!("BACKSTOP_LISTEN: cannot listen on {}", config.listen))?;
+        let address = listener.local_addr()?;
+        let database =
+            OpenDatabase::open(&config.database, config.database_connections, durability).await?;
+        let pool = &database.pool;
+        let controller = controller_id(pool).await?;
+
+        let tracker = TaskTracker::new();
+        let (intake, work) = (CancellationToken::new(), CancellationToken::new());
+        let changes = Changes::start(pool.clone(), &tracker, work.clone());
+        let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
+        let hands = [Some(Hands::Hetzner(config.hetzner))]
+            .into_iter()
+            .chain([config
+                .tailscale
+                .map(|(client, tag)| Hands::Tailscale { client, tag })]);
+        for hands in hands.flatten() {
+            let worker = Worker::new(
+                pool.clone(),
+                changes.clone(),
+                config.rollback,
+                hands,
+                controller,
+                work.clone(),
+            );
+            tracker.spawn(worker.run(tracker.clone()));
+        }
+
+        let api = Api {
+            pool: pool.clone(),
+            changes,
+            proof: Arc::new(config.proof),
+            tokens: Arc::new(config.tokens),
+            controller,
+            tailscale_tag: tag,
+            provision_timeout: config.provision_timeout,
+            stuck_after: config.rollback.stuck_after,
+            stop: intake.clone(),
+        };
+        let http = tokio::spawn(
+            axum::serve(listener, router(api))
+                .with_graceful_shutdown(intake.clone().cancelled_owned())
+                .into_future(),
+        );
+        tracing::info!(%address, controller.id = %controller, "listening on http://{address}");
+        Ok(Self {
+            address,
+            database,
+            http,
+            tracker,
+            intake,
+            work,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The database's connections.
+    #[must_use]
+    pub fn pool(&self) -> &PgPool {
+        &self.database.pool
+    }
+
+    /// Runs until `stop` is ready, then stops in order.
+    ///
+    /// # Errors
+    /// When the service cannot go on.
+    pub async fn run_until(mut self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
+        let lost = tokio::select! {
+            () = stop => None,
+            lost = self.database.lost() => Some(lost),
+            ended = &mut self.http => Some(match ended {
+                Ok(Ok(())) => anyhow::anyhow!("the HTTP server ended by itself"),
+                Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server ended"),
+                Err(error) => anyhow::Error::new(error).context("the HTTP server ended"),
+            }),
+        };
+        match lost {
+            None => self.stop().await,
+            Some(lost) => {
+                self.intake.cancel();
+                self.work.cancel();
+                Err(lost)
+            }
+        }
+    }
+
+    /// Closes the intake, finishes what is in hand, closes the database.
+    ///
+    /// # Errors
+    /// When a private Postgres does not stop cleanly.
+    pub async fn stop(self) -> anyhow::Result<()> {
+        tracing::info!("stopping");
+        let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
+        self.intake.cancel();
+        let answered = tokio::time::timeout_at(deadline, self.http).await;
+        self.work.cancel();
+        self.tracker.close();
+        let done = tokio::time::timeout_at(deadline, self.tracker.wait()).await;
+        if answered.is_err() || done.is_err() {
+            tracing::warn!("stopping with work in hand; it is taken up again at the next start");
+        }
+        self.database.close().await
+    }
+}

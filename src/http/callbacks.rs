@@ -1,0 +1,272 @@
+//! Callbacks from workflows.
+//!
+//! Proven, parsed, decided, committed, answered, in this order: an answer is never sent before the
+//! commit. A failure and the steps that undo it are in the same statement.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+use tokio::sync::broadcast::error::RecvError;
+use tokio::time::{Instant, timeout_at};
+
+use super::body::{self, Fields, required};
+use super::{Api, Problem};
+use crate::domain::callback::{Accepted, Callback, Kind, Message, decide};
+use crate::domain::names::{AttemptNumber, ProvisionId, Run};
+use crate::domain::provision::{Failure, Reported};
+use crate::domain::step::Resource;
+use crate::domain::transition::Status;
+use crate::rollback::rollback_failed_provision;
+use crate::store::provisions::{Written, read_for_callback, write};
+use crate::store::views::{self, RollbackState, RollbackView};
+
+/// How often a callback is decided anew because another was written first. Each time somebody got
+/// on, so this is only reached when hundreds speak for one provision at once.
+const ROUNDS: usize = 100;
+/// The longest wait that a caller can ask for.
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
+/// How often a waiting caller's rollback is looked at without having heard that it changed.
+const LOOK_EVERY: Duration = Duration::from_secs(2);
+
+/// `POST /v1/provisions/{id}/callbacks/{kind}`
+pub(super) async fn receive(
+    State(api): State<Api>,
+    path: Result<Path<(String, String)>, PathRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    super::ProofOfCaller::require_credentials(&headers)?;
+    let body = body::read(&headers, body).await?;
+    api.proof.check(&headers, &body)?;
+
+    let (id, kind) = parse_path(path)?;
+    body::require_json(&headers)?;
+    let callback = parse(&Fields::parse(&body)?, id, kind, &api)?;
+
+    let accepted = record(&api, &callback).await?;
+    answer(&api, &callback, &accepted, wait_asked_for(&headers)).await
+}
+
+/// Decides and writes, until the decision rests on what is there.
+async fn record(api: &Api, callback: &Callback) -> Result<Accepted, Problem> {
+    let mut db = api.pool.acquire().await?;
+    for _ in 0..ROUNDS {
+        let snapshot = read_for_callback(&mut db, callback).await?;
+        let decision = decide(snapshot, callback, api.provision_timeout)
+            .map_err(crate::store::StoreError::from)?;
+        if let Some(mut change) = decision.change {
+            rollback_failed_provision(&mut change, api.managed());
+            if write(&mut db, &change).await? == Written::Outrun {
+                continue;
+            }
+            if change.over().next().is_some() {
+                api.changes.announce(callback.provision);
+            }
+        }
+        let kind = callback.message.kind().as_str();
+        let code = decision
+            .answer
+            .as_ref()
+            .map_or_else(|r| r.code(), |_| "accepted");
+        tracing::info!(
+            provision.id = %callback.provision, run.id = %callback.run, callback = kind,
+            result = code, "callback"
+        );
+        return decision.answer.map_err(Problem::from);
+    }
+    tracing::warn!(provision.id = %callback.provision, "too many callbacks at once");
+    Err(Problem::unavailable())
+}
+
+async fn answer(
+    api: &Api,
+    callback: &Callback,
+    accepted: &Accepted,
+    wait: Option<Duration>,
+) -> Result<Response, Problem> {
+    let provision = &accepted.provision;
+    match callback.message {
+        Message::Started { .. } => Ok(Json(started(api, callback, accepted)).into_response()),
+        Message::Progress { .. } => Ok(Json(json!({
+            "status": provision.status,
+            "deadline_at": provision.deadline_at(),
+        }))
+        .into_response()),
+        Message::Success { .. } => Ok(Json(json!({"status": provision.status})).into_response()),
+        Message::Failure(_) => failure(api, callback.provision, accepted.attempt, wait).await,
+    }
+}
+
+fn started(api: &Api, callback: &Callback, accepted: &Accepted) -> Value {
+    let attempt = &accepted.provision.attempt;
+    let names = attempt.names(callback.provision);
+    json!({
+        "attempt": attempt.number,
+        "server_name": names.server_name(),
+        "labels": names.labels(api.controller, callback.run),
+        "tailscale": api.tailscale_tag.as_ref().map(|tag| json!({
+            "hostname": names.server_name(),
+            "tags": [tag],
+            "key_description": names.key_description(),
+        })),
+        "deadline_at": attempt.deadline_at,
+    })
+}
+
+/// The rollback as it stands, after waiting for it to settle for as long as the caller asked.
+async fn failure(
+    api: &Api,
+    id: ProvisionId,
+    attempt: AttemptNumber,
+    wait: Option<Duration>,
+) -> Result<Response, Problem> {
+    let until = Instant::now() + wait.unwrap_or_default();
+    // Before the first look, or a change right after it would go unheard.
+    let mut changes = api.changes.subscribe();
+    loop {
+        let (status, rollback) = rollback_of(api, id, attempt).await?;
+        let settled = rollback
+            .as_ref()
+            .is_some_and(|rollback| rollback.state == RollbackState::Done);
+        let waited_enough = Instant::now() >= until || api.stop.is_cancelled();
+        if settled || waited_enough {
+            let code = if settled && wait.is_some() {
+                StatusCode::OK
+            } else {
+                StatusCode::ACCEPTED
+            };
+            let body = json!({"status": status, "rollback": rollback});
+            let mut response = (code, Json(body)).into_response();
+            if let Some(wait) = wait {
+                let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs()))
+                    .expect("digits are visible ASCII");
+                response.headers_mut().insert("preference-applied", applied);
+            }
+            return Ok(response);
+        }
+        let look_at = until.min(Instant::now() + LOOK_EVERY);
+        tokio::select! {
+            () = api.stop.cancelled() => {}
+            // Heard, or time to look anyway: look.
+            _ = timeout_at(look_at, hear_of(&mut changes, id)) => {}
+        }
+    }
+}
+
+async fn rollback_of(
+    api: &Api,
+    id: ProvisionId,
+    attempt: AttemptNumber,
+) -> Result<(Status, Option<RollbackView>), Problem> {
+    let mut db = api.pool.acquire().await?;
+    views::rollback_of_attempt(&mut db, id, attempt, api.stuck_after)
+        .await?
+        .ok_or_else(Problem::internal)
+}
+
+async fn hear_of(changes: &mut tokio::sync::broadcast::Receiver<ProvisionId>, id: ProvisionId) {
+    loop {
+        match changes.recv().await {
+            Ok(other) if other != id => {}
+            Ok(_) | Err(RecvError::Lagged(_)) => return,
+            // The clock will do.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
+    }
+}
+
+/// `Prefer: wait=20` ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240)), at most
+/// [`LONGEST_WAIT`]. Other preferences and what does not parse are ignored, as the RFC says.
+fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
+    headers
+        .get_all("prefer")
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split([',', ';']))
+        .filter_map(|preference| preference.split_once('='))
+        .find(|(name, _)| name.trim().eq_ignore_ascii_case("wait"))
+        .and_then(|(_, seconds)| seconds.trim().trim_matches('"').parse().ok())
+        .map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT))
+}
+
+fn parse_path(
+    path: Result<Path<(String, String)>, PathRejection>,
+) -> Result<(ProvisionId, Kind), Problem> {
+    let Path((id, kind)) = path.map_err(|_| Problem::invalid_parameter("the path is not UTF-8"))?;
+    let kind = [Kind::Started, Kind::Progress, Kind::Success, Kind::Failure]
+        .into_iter()
+        .find(|known| known.as_str() == kind)
+        .ok_or_else(|| {
+            Problem::not_found("the callbacks are started, progress, success and failure")
+        })?;
+    Ok((super::provisions::parse_id(&id)?, kind))
+}
+
+fn parse(fields: &Fields, id: ProvisionId, kind: Kind, api: &Api) -> Result<Callback, Problem> {
+    // The signature covers the body only: these two bind it to its endpoint.
+    let named_kind = required("type", fields.name("type")?)?;
+    if named_kind != kind.as_str() {
+        return Err(Problem::invalid_body(format!(
+            "type must be {}, as in the path",
+            kind.as_str()
+        )));
+    }
+    let named_id: ProvisionId = required(
+        "provision_id",
+        fields.value("provision_id", "the UUID of the path")?,
+    )?;
+    if named_id != id {
+        return Err(Problem::invalid_body(
+            "provision_id must be the one in the path",
+        ));
+    }
+    let run = Run {
+        id: required("run_id", fields.positive("run_id")?)?,
+        attempt: fields.positive("run_attempt")?.unwrap_or(1),
+    };
+    let reported = Reported {
+        server_id: fields.vendor_id("server_id", Resource::Server)?,
+        server_ip: fields.ip("server_ip")?,
+        tailscale_ip: fields.ip("tailscale_ip")?,
+        tailscale_key_id: fields.vendor_id("tailscale_key_id", Resource::AuthKey)?,
+        tailscale_node_id: fields.vendor_id("tailscale_node_id", Resource::Device)?,
+    };
+    let message = match kind {
+        Kind::Started => Message::Started {
+            agent_id: fields.name("agent_id")?,
+            region: fields.name("region")?,
+        },
+        Kind::Progress => Message::Progress {
+            step: fields.name("step")?,
+            reported,
+        },
+        Kind::Success => {
+            required("server_id", reported.server_id.as_ref())?;
+            required("server_ip", reported.server_ip)?;
+            if api.tailscale_tag.is_some() {
+                required("tailscale_ip", reported.tailscale_ip)?;
+            }
+            Message::Success { reported }
+        }
+        Kind::Failure => Message::Failure(Failure {
+            reported,
+            error: fields.text("error")?,
+            failed_step: fields.name("failed_step")?,
+            conclusion: fields.value("conclusion", "failure, cancelled or timed_out")?,
+            may_exist: fields
+                .resources("may_exist")?
+                .unwrap_or_else(|| Resource::ALL.into()),
+        }),
+    };
+    Ok(Callback {
+        provision: id,
+        run,
+        message,
+    })
+}

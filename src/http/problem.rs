@@ -1,0 +1,226 @@
+//! Errors as the caller sees them: RFC 9457 problems with a stable code.
+//!
+//! A problem says what the caller can do. Causes that are ours go to the log, once, here.
+
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::domain::callback::Refusal;
+use crate::store::StoreError;
+
+/// Why a call is not answered as asked.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+}
+
+/// How long a caller should leave us alone while the database is away.
+const RETRY_AFTER_SECONDS: u16 = 5;
+
+impl Problem {
+    fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            code,
+            detail: detail.into(),
+        }
+    }
+
+    /// The body is not JSON at all.
+    pub(super) fn malformed_body(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_body", detail)
+    }
+
+    /// The body is JSON and does not say what it should.
+    pub(super) fn invalid_body(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid_body", detail)
+    }
+
+    pub(super) fn invalid_parameter(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "invalid_parameter", detail)
+    }
+
+    pub(super) fn unauthenticated(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, "unauthenticated", detail)
+    }
+
+    pub(super) fn forbidden() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "this call needs the operator token",
+        )
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    pub(super) fn body_too_large(limit: usize) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is larger than {limit} bytes"),
+        )
+    }
+
+    pub(super) fn unsupported_media_type() -> Self {
+        Self::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported_media_type",
+            "the body must be application/json, and Content-Type must say so",
+        )
+    }
+
+    pub(super) fn unavailable() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the database cannot be reached; sending the same again is safe",
+        )
+    }
+
+    pub(super) fn internal() -> Self {
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal",
+            "something went wrong here; the log has it under the request id",
+        )
+    }
+
+    /// A problem for an answer that came without one, such as the router's own.
+    fn for_status(status: StatusCode) -> Self {
+        match status {
+            StatusCode::NOT_FOUND => Self::not_found("there is nothing at this path"),
+            StatusCode::METHOD_NOT_ALLOWED => Self::new(
+                status,
+                "method_not_allowed",
+                "this path does not take that method",
+            ),
+            status if status.is_client_error() => Self::new(
+                status,
+                "invalid_parameter",
+                "the request cannot be understood",
+            ),
+            _ => Self::internal(),
+        }
+    }
+
+    fn title(&self) -> &'static str {
+        match self.code {
+            "invalid_body" => "The body is not what this call takes",
+            "invalid_parameter" => "A parameter is not what this call takes",
+            "unauthenticated" => "Who sends this is not proven",
+            "forbidden" => "Not with this token",
+            "not_found" => "Not found",
+            "already_failed" => "This attempt has failed already",
+            "already_running" => "This provision runs already",
+            "already_provisioning" => "Another run is provisioning this",
+            "already_destroyed" => "This provision was destroyed",
+            "stale_attempt" => "A later attempt has taken over",
+            "unknown_attempt" => "This run owns no attempt of this provision",
+            "body_too_large" => "The body is too large",
+            "unsupported_media_type" => "The body is not JSON",
+            "unavailable" => "Not available now",
+            "method_not_allowed" => "Method not allowed",
+            _ => "Internal error",
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = match refusal {
+            Refusal::AlreadyFailed => {
+                "the attempt that this run owns is over and being rolled back; \
+                 stop, clean up, send failure"
+            }
+            Refusal::AlreadyRunning => {
+                "the provision runs; destroy it before it is provisioned anew"
+            }
+            Refusal::AlreadyProvisioning => "another run is at work on this provision",
+            Refusal::AlreadyDestroyed => "the provision was destroyed; use a new id",
+            Refusal::StaleAttempt => "a later attempt has taken over this provision; stop",
+            Refusal::UnknownAttempt => {
+                "this run and run attempt own no attempt of this provision; send started first"
+            }
+        };
+        Self::new(StatusCode::CONFLICT, refusal.code(), detail)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Away(error) => {
+                tracing::warn!(%error, "the database is away");
+                Self::unavailable()
+            }
+            StoreError::Corrupt { .. }
+            | StoreError::Refused(_)
+            | StoreError::IllegalEvent(_)
+            | StoreError::IllegalMove(_) => {
+                tracing::error!(%error, "a call failed");
+                Self::internal()
+            }
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        StoreError::from(error).into()
+    }
+}
+
+impl IntoResponse for Problem {
+    /// Without a body: [`render`] writes it, with the request's id.
+    fn into_response(self) -> Response {
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+/// Writes the body of an error. Answers that are none pass.
+pub(super) fn render(response: Response, request_id: &HeaderValue) -> Response {
+    let status = response.status();
+    if !(status.is_client_error() || status.is_server_error()) {
+        return response;
+    }
+    let (mut parts, _) = response.into_parts();
+    let problem = parts
+        .extensions
+        .remove::<Problem>()
+        .unwrap_or_else(|| Problem::for_status(status));
+    let body = json!({
+        "type": format!("urn:backstop:problem:{}", problem.code),
+        "title": problem.title(),
+        "status": problem.status.as_u16(),
+        "detail": problem.detail,
+        "code": problem.code,
+        "request_id": String::from_utf8_lossy(request_id.as_bytes()),
+    });
+    parts.headers.remove(axum::http::header::CONTENT_LENGTH);
+    parts.headers.insert(
+        CONTENT_TYPE,
+        HeaderValue::from_static("application/problem+json"),
+    );
+    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
+        parts
+            .headers
+            .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+    }
+    if problem.status == StatusCode::UNAUTHORIZED {
+        parts.headers.insert(
+            axum::http::header::WWW_AUTHENTICATE,
+            HeaderValue::from_static("Bearer"),
+        );
+    }
+    Response::from_parts(parts, Body::from(body.to_string()))
+}

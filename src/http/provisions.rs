@@ -1,0 +1,271 @@
+//! The status API: what dashboards read, and what operators change.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
+use axum::http::header::LOCATION;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use chrono::DateTime;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::body::{self, Fields, required};
+use super::{Api, Problem};
+use crate::domain::names::ProvisionId;
+use crate::domain::provision::Provision;
+use crate::rollback::{Retried, retry_rollback, rollback_failed_provision};
+use crate::store::StoreError;
+use crate::store::provisions::{Written, read, write};
+use crate::store::views::{self, Filter, Position, ProvisionView};
+
+const DEFAULT_LIMIT: u32 = 50;
+const LARGEST_LIMIT: u32 = 200;
+
+type IdInPath = Result<Path<String>, PathRejection>;
+
+/// `POST /v1/provisions`
+pub(super) async fn create(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    api.tokens.require_operator(&headers)?;
+    let body = body::read(&headers, body).await?;
+    body::require_json(&headers)?;
+    let fields = Fields::parse(&body)?;
+    let agent_id = required("agent_id", fields.name("agent_id")?)?;
+    let region = fields.name("region")?;
+    let id = fields
+        .value("id", "a UUID")?
+        .unwrap_or_else(|| ProvisionId::new(Uuid::new_v4()));
+
+    let mut db = api.pool.acquire().await?;
+    let created = match read(&mut db, id).await? {
+        (Some(_), _) => false,
+        (None, now) => {
+            let change = Provision::create(id, agent_id, region, now, api.provision_timeout)
+                .map_err(StoreError::from)?;
+            write(&mut db, &change).await? == Written::Yes
+        }
+    };
+    let view = view(&api, &mut db, id).await?;
+    if created {
+        let location = format!("/v1/provisions/{id}");
+        Ok((StatusCode::CREATED, [(LOCATION, location)], Json(view)).into_response())
+    } else {
+        Ok(Json(view).into_response())
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ListQuery {
+    status: Option<String>,
+    agent_id: Option<String>,
+    rollback: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+/// `GET /v1/provisions`
+pub(super) async fn list(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    query: Result<Query<ListQuery>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    api.tokens.require_reader(&headers)?;
+    let Query(query) = query.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
+    let given = |value: Option<String>| value.filter(|text| !text.is_empty());
+    let filter = Filter {
+        status: given(query.status)
+            .map(|status| {
+                status.parse().map_err(|_| {
+                    Problem::invalid_parameter(
+                        "status must be queued, provisioning, running, failed or destroyed",
+                    )
+                })
+            })
+            .transpose()?,
+        agent_id: given(query.agent_id),
+        rollback: given(query.rollback)
+            .map(|state| {
+                state.parse().map_err(|_| {
+                    Problem::invalid_parameter("rollback must be pending, done or stuck")
+                })
+            })
+            .transpose()?,
+    };
+    if filter.agent_id.as_ref().is_some_and(|id| id.contains('\0')) {
+        return Err(Problem::invalid_parameter("agent_id must not hold a NUL"));
+    }
+    let limit = given(query.limit).map_or(Ok(DEFAULT_LIMIT), |limit| {
+        limit
+            .parse()
+            .ok()
+            .filter(|limit| (1..=LARGEST_LIMIT).contains(limit))
+            .ok_or_else(|| {
+                Problem::invalid_parameter(format!("limit must be from 1 to {LARGEST_LIMIT}"))
+            })
+    })?;
+    let after = given(query.cursor)
+        .map(|cursor| {
+            decode_cursor(&cursor).ok_or_else(|| {
+                Problem::invalid_parameter("cursor must be a next_cursor of an earlier answer")
+            })
+        })
+        .transpose()?;
+
+    let mut db = api.pool.acquire().await?;
+    // One more than asked for tells whether there is another page.
+    let mut page = views::provisions(&mut db, &filter, after, limit + 1, api.stuck_after).await?;
+    let more = page.len() > limit as usize;
+    page.truncate(limit as usize);
+    let next_cursor = page.last().filter(|_| more).map(encode_cursor);
+    Ok(Json(
+        json!({"provisions": page, "next_cursor": next_cursor}),
+    ))
+}
+
+/// `GET /v1/provisions/{id}`
+pub(super) async fn show(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    id: IdInPath,
+) -> Result<Json<ProvisionView>, Problem> {
+    api.tokens.require_reader(&headers)?;
+    let id = id_in_path(id)?;
+    let mut db = api.pool.acquire().await?;
+    view(&api, &mut db, id).await.map(Json)
+}
+
+/// `GET /v1/provisions/{id}/events`
+pub(super) async fn events(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    id: IdInPath,
+) -> Result<Json<Value>, Problem> {
+    api.tokens.require_reader(&headers)?;
+    let id = id_in_path(id)?;
+    let mut db = api.pool.acquire().await?;
+    let events = views::events(&mut db, id).await?.ok_or_else(unknown_id)?;
+    Ok(Json(json!({"events": events})))
+}
+
+/// `DELETE /v1/provisions/{id}`
+pub(super) async fn destroy(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    id: IdInPath,
+) -> Result<Response, Problem> {
+    api.tokens.require_operator(&headers)?;
+    let id = id_in_path(id)?;
+    let mut db = api.pool.acquire().await?;
+    loop {
+        let (provision, now) = read(&mut db, id).await?;
+        let provision = provision.ok_or_else(unknown_id)?;
+        let Some(mut change) = provision.destroy(now).map_err(StoreError::from)? else {
+            break;
+        };
+        rollback_failed_provision(&mut change, api.managed());
+        if write(&mut db, &change).await? == Written::Yes {
+            api.changes.announce(id);
+            break;
+        }
+    }
+    let view = view(&api, &mut db, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+}
+
+/// `POST /v1/provisions/{id}/rollback`
+pub(super) async fn retry(
+    State(api): State<Api>,
+    headers: HeaderMap,
+    id: IdInPath,
+) -> Result<Response, Problem> {
+    api.tokens.require_operator(&headers)?;
+    let id = id_in_path(id)?;
+    let mut db = api.pool.acquire().await?;
+    if retry_rollback(&mut db, id, api.managed()).await? == Retried::UnknownId {
+        return Err(unknown_id());
+    }
+    api.changes.announce(id);
+    let view = view(&api, &mut db, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+}
+
+async fn view(
+    api: &Api,
+    db: &mut sqlx::PgConnection,
+    id: ProvisionId,
+) -> Result<ProvisionView, Problem> {
+    views::provision(db, id, api.stuck_after)
+        .await?
+        .ok_or_else(unknown_id)
+}
+
+fn unknown_id() -> Problem {
+    Problem::not_found("there is no provision with this id")
+}
+
+fn id_in_path(id: IdInPath) -> Result<ProvisionId, Problem> {
+    let Path(id) = id.map_err(|_| Problem::invalid_parameter("the path is not UTF-8"))?;
+    parse_id(&id)
+}
+
+/// Parses a provision's id.
+pub(super) fn parse_id(text: &str) -> Result<ProvisionId, Problem> {
+    text.parse()
+        .map_err(|_| Problem::invalid_parameter("a provision's id is a UUID"))
+}
+
+fn encode_cursor(last: &ProvisionView) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(format!(
+        "{}.{}",
+        last.created_at.timestamp_micros(),
+        last.id
+    ))
+}
+
+fn decode_cursor(cursor: &str) -> Option<Position> {
+    let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
+    let (micros, id) = text.split_once('.')?;
+    Some(Position {
+        // An unsigned parse: Postgres has no time as far back as chrono.
+        created_at: DateTime::from_timestamp_micros(micros.parse::<u64>().ok()?.try_into().ok()?)?,
+        id: id.parse().ok()?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_our_own_cursors_decode() {
+        let text = "1700000000123456.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a";
+        let position = decode_cursor(&BASE64_URL_SAFE_NO_PAD.encode(text)).unwrap();
+        assert_eq!(
+            position.created_at.timestamp_micros(),
+            1_700_000_000_123_456
+        );
+        for text in [
+            "",
+            "1",
+            "1.2",
+            "x.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
+            "-1.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
+            "9223372036854775807.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
+        ] {
+            assert_eq!(
+                decode_cursor(&BASE64_URL_SAFE_NO_PAD.encode(text)),
+                None,
+                "{text}"
+            );
+            assert_eq!(decode_cursor(text), None, "{text}");
+        }
+    }
+}

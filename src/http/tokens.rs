@@ -1,0 +1,104 @@
+//! The bearer tokens of the status API.
+
+use axum::http::HeaderMap;
+use axum::http::header::AUTHORIZATION;
+use secrecy::{ExposeSecret, SecretString};
+use subtle::ConstantTimeEq;
+
+use super::Problem;
+
+/// The tokens that read, and that may also change things.
+#[derive(Debug)]
+pub struct Tokens {
+    /// May look.
+    pub read: Option<SecretString>,
+    /// May look and change.
+    pub operator: Option<SecretString>,
+}
+
+impl Tokens {
+    /// Lets readers and operators pass.
+    pub(super) fn require_reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let token = bearer(headers)?;
+        if matches(self.read.as_ref(), token) | matches(self.operator.as_ref(), token) {
+            Ok(())
+        } else {
+            Err(unknown())
+        }
+    }
+
+    /// Lets operators pass.
+    pub(super) fn require_operator(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let token = bearer(headers)?;
+        if matches(self.operator.as_ref(), token) {
+            Ok(())
+        } else if matches(self.read.as_ref(), token) {
+            Err(Problem::forbidden())
+        } else {
+            Err(unknown())
+        }
+    }
+}
+
+fn bearer(headers: &HeaderMap) -> Result<&[u8], Problem> {
+    let value = headers.get(AUTHORIZATION).ok_or_else(unknown)?.as_bytes();
+    match value.split_at_checked(7) {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token),
+        _ => Err(unknown()),
+    }
+}
+
+fn matches(token: Option<&SecretString>, given: &[u8]) -> bool {
+    token.is_some_and(|token| token.expose_secret().as_bytes().ct_eq(given).into())
+}
+
+fn unknown() -> Problem {
+    Problem::unauthenticated(
+        "this call needs `Authorization: Bearer` with the read or operator token",
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(AUTHORIZATION, value.parse().unwrap())])
+    }
+
+    #[test]
+    fn the_read_token_reads_and_the_operators_does_both() {
+        let tokens = Tokens {
+            read: Some("reader".into()),
+            operator: Some("operator".into()),
+        };
+        for (value, reads, operates) in [
+            ("Bearer reader", true, false),
+            ("bearer operator", true, true),
+            ("Bearer readers", false, false),
+            ("Bearer ", false, false),
+            ("Bearer", false, false),
+            ("Basic reader", false, false),
+        ] {
+            assert_eq!(
+                tokens.require_reader(&headers(value)).is_ok(),
+                reads,
+                "{value}"
+            );
+            assert_eq!(
+                tokens.require_operator(&headers(value)).is_ok(),
+                operates,
+                "{value}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_that_is_not_set_lets_nobody_pass() {
+        let tokens = Tokens {
+            read: None,
+            operator: Some("operator".into()),
+        };
+        assert!(tokens.require_reader(&headers("Bearer ")).is_err());
+    }
+}

@@ -1,0 +1,32 @@
+//! backstop: second-layer rollback for VMs that CI provisions.
+//!
+//! Whatever a provision created and no longer needs (server, device, auth key) is deleted and proven
+//! gone, however the workflow ended, whichever message was lost, whenever we crashed; and nothing
+//! else is ever deleted.
+//!
+//! # A tour, in reading order
+//!
+//! - [`domain`]: what a provision, an attempt and a rollback step are, and their transition tables.
+//!   No I/O; imports nobody.
+//! - [`store`]: all SQL. A callback is one read and one compare-and-swap statement; the ledger is
+//!   claimed under leases and settled under a fence.
+//! - [`http`]: callbacks from workflows, the status API for dashboards.
+//! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
+//! - [`providers`]: the clients for Hetzner and Tailscale.
+//! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
+//! - [`postgres`]: the private Postgres where there is no other.
+//! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
+//!
+//! `http` and `rollback` never call each other: they meet in Postgres, so a crash between them loses
+//! nothing, and several processes can share the work.
+
+pub mod app;
+pub mod config;
+pub mod demo;
+pub mod domain;
+pub mod http;
+pub mod postgres;
+pub mod providers;
+pub mod rollback;
+pub mod sim;
+pub mod store;

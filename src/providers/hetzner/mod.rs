@@ -1,0 +1,315 @@
+//! Hetzner Cloud: finding and deleting servers. <https://docs.hetzner.cloud/reference/cloud>
+//!
+//! Refusals are told apart by the `code` in their body, never by the message, and by the status
+//! only where the body is not the vendor's. One exception, forced by the vendor: a path that is
+//! no route at all is also `not_found`, and only its message says so.
+//!
+//! A deleted server is gone when its action has succeeded or its id answers 404, and the list
+//! agrees. Neither a `Deletion` nor an empty list is that proof alone.
+
+mod shapes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+
+use reqwest::StatusCode;
+use reqwest::header::{HeaderName, HeaderValue};
+use secrecy::SecretString;
+use serde::de::DeserializeOwned;
+
+use self::shapes::{ActionList, OneAction, OneServer, Refusal, ServerList};
+use super::http::{Answer, Call, Http, bearer};
+use super::{SetupError, Timeouts, Vendor, VendorError};
+
+pub use self::shapes::{Action, ActionStatus, Server};
+
+/// The most the vendor puts on a page (<https://docs.hetzner.cloud/reference/cloud#pagination>).
+const PER_PAGE: &str = "50";
+/// Ten thousand servers. A list that goes on longer is not a list.
+const MOST_PAGES: u64 = 200;
+/// How often a list is read again from its start when it changed under the reader.
+const READS: u32 = 3;
+/// Action ids in one call: what the vendor's own client asks for, and one default page.
+const ACTIONS_A_CALL: usize = 25;
+
+const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
+const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
+const RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// A client for one project, which is what a token belongs to.
+pub struct Hetzner {
+    http: Http,
+    token: HeaderValue,
+    rate: Mutex<Option<RateLimit>>,
+}
+
+/// What became of a request to delete a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Deletion {
+    /// The vendor took it on. Until the action succeeds the server exists, and its name is taken.
+    Accepted(Action),
+    /// 404 `not_found`. Weak evidence alone: it has been seen for servers that still ran.
+    AlreadyGone,
+}
+
+/// The budget as the vendor last told it; shared by everything that uses the project.
+/// <https://docs.hetzner.cloud/reference/cloud#rate-limiting>
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RateLimit {
+    /// Requests an hour; also the most that can be saved up.
+    pub limit: u64,
+    /// Requests left.
+    pub remaining: u64,
+    /// When the budget is *full* again, in unix seconds. It refills steadily until then.
+    pub reset: i64,
+    /// The answer's `Date` in unix seconds, to tell older headers from newer; `None` without one.
+    pub told_at: Option<i64>,
+}
+
+impl Hetzner {
+    /// `endpoint` is `HCLOUD_ENDPOINT` with its `/v1`, `token` is `HCLOUD_TOKEN`.
+    ///
+    /// # Errors
+    /// When either can't be used; the message names the setting and does not show the token.
+    pub fn new(endpoint: &str, token: &SecretString) -> Result<Self, SetupError> {
+        let timeouts = Timeouts::default();
+        Ok(Self {
+            http: Http::new(Vendor::Hetzner, "HCLOUD_ENDPOINT", endpoint, timeouts)?,
+            token: bearer("HCLOUD_TOKEN", token)?,
+            rate: Mutex::new(None),
+        })
+    }
+
+    /// The same client with other time-outs.
+    ///
+    /// # Errors
+    /// When the machine has no usable TLS roots.
+    pub fn with_timeouts(mut self, timeouts: Timeouts) -> Result<Self, SetupError> {
+        self.http.set_timeouts(timeouts)?;
+        Ok(self)
+    }
+
+    /// All servers that match a label selector, by ascending id; or an error, never a part.
+    ///
+    /// The list is checked against the vendor's own count, and read again when servers came or
+    /// went between two pages: one that vanishes moves the rest up, and the next page then skips a
+    /// server that exists. <https://docs.hetzner.cloud/reference/cloud#label-selector>
+    ///
+    /// # Errors
+    /// `Unavailable` also when the list contradicts itself, never ends, or takes longer than
+    /// [`Timeouts::list`].
+    pub async fn servers_by_label(&self, selector: &str) -> Result<Vec<Server>, VendorError> {
+        let read = async {
+            let mut reads = 1;
+            loop {
+                match self.read_list(selector).await? {
+                    ListRead::Whole(servers) => return Ok(servers),
+                    ListRead::Changed(_) if reads < READS => reads += 1,
+                    ListRead::Changed(error) => return Err(error),
+                }
+            }
+        };
+        self.http.within_list_time(&["servers"], read).await
+    }
+
+    async fn read_list(&self, selector: &str) -> Result<ListRead, VendorError> {
+        let mut servers = BTreeMap::new();
+        let mut first_total = None;
+        let mut page = 1;
+        loop {
+            // By id, so that a server made meanwhile comes last and moves nothing.
+            let number = page.to_string();
+            let query = [
+                ("label_selector", selector),
+                ("sort", "id:asc"),
+                ("per_page", PER_PAGE),
+                ("page", &number),
+            ];
+            let call = self.http.get(&["servers"]).query(&query);
+            let answer = self.send(call).await?;
+            let body: ServerList = read(&answer)?;
+            let told = body.meta.pagination;
+
+            if told.page != page {
+                return Err(answer.unusable("a list that answers with another page"));
+            }
+            let known = servers.len();
+            servers.extend(body.servers.into_iter().map(|s| (s.id, Server::from(s))));
+            let nothing_new = servers.len() == known;
+
+            if told.total_entries != *first_total.get_or_insert(told.total_entries) {
+                let error = answer.unusable("the list changed while it was read");
+                return Ok(ListRead::Changed(error));
+            }
+            let Some(next) = told.next_page else {
+                let count = u64::try_from(servers.len()).ok();
+                if told.total_entries.is_some() && told.total_entries != count {
+                    let error = answer.unusable("the list does not add up to its total");
+                    return Ok(ListRead::Changed(error));
+                }
+                return Ok(ListRead::Whole(servers.into_values().collect()));
+            };
+            if next != page + 1 || nothing_new || next > MOST_PAGES {
+                return Err(answer.unusable("a list that repeats itself or never ends"));
+            }
+            page = next;
+        }
+    }
+
+    /// One server; `None` if the vendor answers 404 `not_found` for this id.
+    ///
+    /// # Errors
+    /// `Unavailable` also when the answer is about another server, or the 404 about the route.
+    pub async fn server(&self, id: u64) -> Result<Option<Server>, VendorError> {
+        let call = self.http.get(&["servers", &id.to_string()]);
+        let answer = self.send(call).await?;
+        if is_absent(&answer) {
+            return Ok(None);
+        }
+        let body: OneServer = read(&answer)?;
+        if body.server.id != id {
+            return Err(answer.unusable("an answer about another server"));
+        }
+        Ok(Some(body.server.into()))
+    }
+
+    /// Asks the vendor to delete a server. Asking twice is harmless.
+    ///
+    /// # Errors
+    /// `Locked` while another action runs on it, as right after its creation: try again soon.
+    /// `Protected` until a person lifts the protection. After `Unavailable` the server may
+    /// nevertheless be going.
+    pub async fn delete_server(&self, id: u64) -> Result<Deletion, VendorError> {
+        let call = self.http.delete(&["servers", &id.to_string()]);
+        let answer = self.send(call).await?;
+        if is_absent(&answer) {
+            return Ok(Deletion::AlreadyGone);
+        }
+        let body: OneAction = read(&answer)?;
+        Ok(Deletion::Accepted(body.action.into()))
+    }
+
+    /// How far these actions are, by ascending id, 25 a request. Ids that the vendor does not know
+    /// (it forgets old actions) are left out, whether it skips them or answers 404; so is
+    /// everything that was not asked for.
+    ///
+    /// # Errors
+    /// Any error is for the whole call. `Unavailable` also when it takes longer than
+    /// [`Timeouts::list`].
+    pub async fn actions(&self, ids: &[u64]) -> Result<Vec<Action>, VendorError> {
+        let asked: BTreeSet<u64> = ids.iter().copied().collect();
+        let asked: Vec<u64> = asked.into_iter().collect();
+        let read = async {
+            let mut found = BTreeMap::new();
+            for chunk in asked.chunks(ACTIONS_A_CALL) {
+                let actions = self.chunk_of_actions(chunk).await?;
+                found.extend(actions.into_iter().map(|action| (action.id, action)));
+            }
+            found.retain(|id, _| asked.binary_search(id).is_ok());
+            Ok(found.into_values().collect())
+        };
+        self.http.within_list_time(&["actions"], read).await
+    }
+
+    async fn chunk_of_actions(&self, ids: &[u64]) -> Result<Vec<Action>, VendorError> {
+        let texts: Vec<String> = ids.iter().map(u64::to_string).collect();
+        let query: Vec<_> = texts.iter().map(|id| ("id", id.as_str())).collect();
+        let answer = self.send(self.http.get(&["actions"]).query(&query)).await?;
+        if !is_absent(&answer) {
+            let body: ActionList = read(&answer)?;
+            return Ok(body.actions.into_iter().map(Action::from).collect());
+        }
+        // The vendor does not say what one unknown id does to the call. If it spoils the rest,
+        // each is asked for alone.
+        let mut found = Vec::new();
+        for id in &texts {
+            let answer = self.send(self.http.get(&["actions", id])).await?;
+            if !is_absent(&answer) {
+                found.push(read::<OneAction>(&answer)?.action.into());
+            }
+        }
+        Ok(found)
+    }
+
+    /// The budget as last told; `None` before the first answer that tells it. Answers older than
+    /// what is known, by their `Date`, are ignored.
+    pub fn rate(&self) -> Option<RateLimit> {
+        *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, call: Call<'_>) -> Result<Answer, VendorError> {
+        let answer = call.bearer(&self.token).send().await?;
+        if let Some(told) = rate_limit(&answer) {
+            let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+            if rate.is_none_or(|known| known.told_at <= told.told_at) {
+                *rate = Some(told);
+            }
+        }
+        Ok(answer)
+    }
+}
+
+impl std::fmt::Debug for Hetzner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hetzner")
+            .field("endpoint", &self.http.base().as_str())
+            .finish_non_exhaustive()
+    }
+}
+
+enum ListRead {
+    Whole(Vec<Server>),
+    /// Servers came or went between the pages; worth another read, else this error.
+    Changed(VendorError),
+}
+
+fn rate_limit(answer: &Answer) -> Option<RateLimit> {
+    Some(RateLimit {
+        limit: answer.header(&LIMIT)?.parse().ok()?,
+        remaining: answer.header(&REMAINING)?.parse().ok()?,
+        reset: answer.header(&RESET)?.parse().ok()?,
+        told_at: answer.date(),
+    })
+}
+
+fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, VendorError> {
+    if answer.status.is_success() {
+        answer.json()
+    } else {
+        Err(refusal(answer))
+    }
+}
+
+/// Whether the resource itself was not found. "api route not found" has the same status and code,
+/// comes before authentication, and means that the endpoint is wrong.
+fn is_absent(answer: &Answer) -> bool {
+    answer.status == StatusCode::NOT_FOUND
+        && answer.refusal::<Refusal>().is_some_and(|body| {
+            body.error.code == "not_found" && !body.error.message.contains("route")
+        })
+}
+
+/// <https://docs.hetzner.cloud/reference/cloud#errors>
+fn refusal(answer: &Answer) -> VendorError {
+    let Some(body) = answer.refusal::<Refusal>() else {
+        return answer.refused(None);
+    };
+    let code = body.error.code.as_str();
+    let call = || answer.failed(Some(code), "");
+    match code {
+        "locked" | "conflict" => VendorError::Locked(call()),
+        "protected" => VendorError::Protected(call()),
+        "rate_limit_exceeded" => answer.rate_limited(Some(code)),
+        "unauthorized" => VendorError::Unauthorized(call()),
+        "forbidden" | "token_readonly" => VendorError::Forbidden(call()),
+        "maintenance"
+        | "resource_unavailable"
+        | "service_error"
+        | "server_error"
+        | "bad_gateway"
+        | "unavailable"
+        | "timeout" => VendorError::Unavailable(call()),
+        "resource_limit_exceeded" | "uniqueness_error" => VendorError::Rejected(call()),
+        _ => answer.refused(Some(code)),
+    }
+}

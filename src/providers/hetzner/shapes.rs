@@ -1,0 +1,196 @@
+//! Servers and actions: as the vendor writes them, and as we read them.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+
+use crate::providers::error::one_line;
+use crate::providers::wire::{null_as_default, time};
+
+/// A server as the vendor lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Never reused.
+    pub id: u64,
+    /// Unique in the project while the server exists, and free again afterwards. Empty if the
+    /// vendor left it out.
+    pub name: String,
+    /// All labels. An answer without them is an error: they decide whose server it is.
+    pub labels: BTreeMap<String, String>,
+    /// `running`, `off`, `deleting`, … Empty if the vendor left it out.
+    pub status: String,
+    /// An action is running on it; a delete will be refused as [`crate::providers::VendorError::Locked`].
+    pub locked: bool,
+    /// Delete protection is on; a delete will be refused as [`crate::providers::VendorError::Protected`].
+    pub protected_from_delete: bool,
+    /// The public IPv4 address; `None` without one.
+    pub ipv4: Option<String>,
+    /// When it was created, by the vendor's clock; `None` if it did not say.
+    pub created: Option<DateTime<Utc>>,
+}
+
+/// Work the vendor has taken on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Action {
+    /// To ask after it with [`super::Hetzner::actions`].
+    pub id: u64,
+    /// How far it is.
+    pub status: ActionStatus,
+}
+
+/// How far an action is. <https://docs.hetzner.cloud/reference/cloud#actions>
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ActionStatus {
+    /// Ask again later.
+    Running,
+    /// It is done.
+    Success,
+    /// It failed, or its status is one that the vendor does not document.
+    Error {
+        /// For machines, such as `action_failed`.
+        code: String,
+        /// For people; one line.
+        message: String,
+    },
+}
+
+#[derive(Deserialize)]
+pub(super) struct Refusal {
+    pub(super) error: RefusalReason,
+}
+
+#[derive(Deserialize)]
+pub(super) struct RefusalReason {
+    pub(super) code: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) message: String,
+}
+
+/// `meta` must be there: without it nobody knows whether the list ends here.
+#[derive(Deserialize)]
+pub(super) struct ServerList {
+    pub(super) servers: Vec<WireServer>,
+    pub(super) meta: Meta,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Meta {
+    pub(super) pagination: Pagination,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Pagination {
+    pub(super) page: u64,
+    #[serde(deserialize_with = "Option::deserialize")]
+    pub(super) next_page: Option<u64>,
+    #[serde(default)]
+    pub(super) total_entries: Option<u64>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneServer {
+    pub(super) server: WireServer,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WireServer {
+    pub(super) id: u64,
+    pub(super) labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) name: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) status: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) locked: bool,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) protection: Protection,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) public_net: PublicNet,
+    #[serde(default)]
+    pub(super) created: Option<String>,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct Protection {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) delete: bool,
+}
+
+#[derive(Default, Deserialize)]
+pub(super) struct PublicNet {
+    #[serde(default)]
+    pub(super) ipv4: Option<Ipv4>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Ipv4 {
+    #[serde(default)]
+    pub(super) ip: Option<String>,
+}
+
+impl From<WireServer> for Server {
+    fn from(wire: WireServer) -> Self {
+        Self {
+            id: wire.id,
+            name: wire.name,
+            labels: wire.labels,
+            status: wire.status,
+            locked: wire.locked,
+            protected_from_delete: wire.protection.delete,
+            ipv4: wire.public_net.ipv4.and_then(|ipv4| ipv4.ip),
+            created: time(wire.created.as_deref()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+pub(super) struct ActionList {
+    pub(super) actions: Vec<WireAction>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct OneAction {
+    pub(super) action: WireAction,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WireAction {
+    pub(super) id: u64,
+    pub(super) status: String,
+    #[serde(default)]
+    pub(super) error: Option<WireActionError>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct WireActionError {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) code: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) message: String,
+}
+
+impl From<WireAction> for Action {
+    fn from(wire: WireAction) -> Self {
+        let status = match (wire.status.as_str(), wire.error) {
+            ("running", _) => ActionStatus::Running,
+            ("success", _) => ActionStatus::Success,
+            ("error", Some(error)) => ActionStatus::Error {
+                code: one_line(&error.code),
+                message: one_line(&error.message),
+            },
+            ("error", None) => ActionStatus::Error {
+                code: "unknown".to_owned(),
+                message: "the action failed and the vendor does not say why".to_owned(),
+            },
+            (other, _) => ActionStatus::Error {
+                code: "unknown_status".to_owned(),
+                message: one_line(&format!("the action's status is {other}")),
+            },
+        };
+        Self {
+            id: wire.id,
+            status,
+        }
+    }
+}

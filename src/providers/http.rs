@@ -1,0 +1,458 @@
+//! Sending one bounded request. The only place that builds HTTP clients.
+//!
+//! Every request has a time-out, a largest answer and no redirects: a token sent to the vendor
+//! must not follow a `Location` to somebody else. Bodies are asked for uncompressed, so what is
+//! counted is what is held. The usual proxy variables are honoured.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use chrono::DateTime;
+use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
+use secrecy::{ExposeSecret, SecretString};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::{FailedCall, SetupError, Vendor, VendorError};
+
+/// The largest answer taken: far above what a full list is, far below what hurts.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
+/// The largest body of an error. Their status counts; the body only says which code.
+const LARGEST_ERROR_BODY: usize = 64 * 1024;
+/// `RateLimit-Reset` says when the budget is *full* again, up to an hour ahead, but it refills all
+/// the while (<https://docs.hetzner.cloud/reference/cloud#rate-limiting>). Waiting for all of it
+/// would keep servers alive and billing, so it counts up to the cap of the vendor's own client.
+const LONGEST_RESET_WAIT: Duration = Duration::from_secs(60);
+/// A `Retry-After` is obeyed, within reason.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+const RATELIMIT_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
+
+/// How long a vendor may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeouts {
+    /// To accept a connection, TLS included.
+    pub connect: Duration,
+    /// For one request, from connecting to the last byte of the answer.
+    pub request: Duration,
+    /// For everything that takes several requests to read: all pages of a list, all chunks of
+    /// actions.
+    pub list: Duration,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            connect: Duration::from_secs(3),
+            request: Duration::from_secs(10),
+            list: Duration::from_secs(30),
+        }
+    }
+}
+
+/// A vendor's address and the client that calls it.
+pub(super) struct Http {
+    vendor: Vendor,
+    /// The setting that holds the address, for the errors that hint at it.
+    setting: &'static str,
+    base: Url,
+    client: reqwest::Client,
+    timeouts: Timeouts,
+}
+
+impl Http {
+    /// # Errors
+    /// When the address is no plain http(s) URL, or the machine has no usable TLS roots.
+    pub(super) fn new(
+        vendor: Vendor,
+        setting: &'static str,
+        address: &str,
+        timeouts: Timeouts,
+    ) -> Result<Self, SetupError> {
+        let base = Url::parse(address)
+            .map_err(|error| SetupError(format!("{setting} is not a URL: {error}")))?;
+        let plain = matches!(base.scheme(), "http" | "https")
+            && base.username().is_empty()
+            && base.password().is_none()
+            && base.query().is_none()
+            && base.fragment().is_none();
+        if !plain {
+            return Err(SetupError(format!(
+                "{setting} must be an http or https URL without user, query or fragment"
+            )));
+        }
+        let client = client(vendor, &base, timeouts)?;
+        Ok(Self {
+            vendor,
+            setting,
+            base,
+            client,
+            timeouts,
+        })
+    }
+
+    pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), SetupError> {
+        self.client = client(self.vendor, &self.base, timeouts)?;
+        self.timeouts = timeouts;
+        Ok(())
+    }
+
+    pub(super) fn base(&self) -> &Url {
+        &self.base
+    }
+
+    pub(super) fn get(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::GET, segments)
+    }
+
+    pub(super) fn post(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::POST, segments)
+    }
+
+    pub(super) fn delete(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::DELETE, segments)
+    }
+
+    fn call(&self, method: Method, segments: &[&str]) -> Call<'_> {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            // Each segment is percent-encoded: none can add a segment or a query.
+            path.pop_if_empty().extend(segments);
+        }
+        let origin = Origin {
+            vendor: self.vendor,
+            setting: self.setting,
+            path: url.path().to_owned(),
+            method: method.clone(),
+        };
+        let request = self.client.request(method, url);
+        Call {
+            request,
+            origin,
+            http: self,
+        }
+    }
+
+    /// Bounds several requests that are one read. Must not hold a request that changes anything:
+    /// it is dropped when time is up.
+    pub(super) async fn within_list_time<T>(
+        &self,
+        segments: &[&str],
+        read: impl Future<Output = Result<T, VendorError>>,
+    ) -> Result<T, VendorError> {
+        match tokio::time::timeout(self.timeouts.list, read).await {
+            Ok(result) => result,
+            Err(_) => Err(self.get(segments).origin.unavailable("timed out")),
+        }
+    }
+
+    /// The error for a request that was not sent.
+    pub(super) fn unsent(&self, method: &str, path: &str, why: &str) -> VendorError {
+        let call = (method, path);
+        VendorError::Rejected(FailedCall::new(self.vendor, call, None, None, why))
+    }
+}
+
+/// Only this function may build one: the rules above hold for every request that backstop sends.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that builds clients"
+)]
+fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Client, SetupError> {
+    let mut client = reqwest::Client::builder()
+        .connect_timeout(timeouts.connect)
+        .timeout(timeouts.request)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")));
+    if is_loopback(base) {
+        // A proxy of the environment cannot reach what only this machine can.
+        client = client.no_proxy();
+    }
+    client.build().map_err(|error| {
+        let cause = innermost(&error);
+        SetupError(format!("no HTTP client for {vendor}: {cause}"))
+    })
+}
+
+/// A client for our own API on this machine, as the demo's workflows and tests use it.
+///
+/// # Errors
+/// When the machine has no usable TLS roots.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that builds clients"
+)]
+pub fn loopback_client() -> Result<reqwest::Client, SetupError> {
+    reqwest::Client::builder()
+        .no_proxy()
+        .timeout(Duration::from_secs(90))
+        .build()
+        .map_err(|error| SetupError(format!("no HTTP client: {}", innermost(&error))))
+}
+
+fn is_loopback(base: &Url) -> bool {
+    base.host_str().is_some_and(|host| {
+        host == "localhost"
+            || host
+                .trim_matches(['[', ']'])
+                .parse::<std::net::IpAddr>()
+                .is_ok_and(|ip| ip.is_loopback())
+    })
+}
+
+/// Makes the `Authorization` value of a token.
+///
+/// # Errors
+/// When the token is empty or holds what a header can't carry, such as a line break copied along.
+/// The message names `setting` and not the token.
+pub(super) fn bearer(setting: &str, token: &SecretString) -> Result<HeaderValue, SetupError> {
+    let token = token.expose_secret();
+    if token.is_empty() {
+        return Err(SetupError(format!("{setting} is empty")));
+    }
+    let value = token
+        .bytes()
+        .all(|b| b.is_ascii_graphic())
+        .then(|| HeaderValue::from_str(&format!("Bearer {token}")).ok())
+        .flatten();
+    let mut value = value.ok_or_else(|| {
+        SetupError(format!(
+            "{setting} holds characters that no token has, such as a space or a line break"
+        ))
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
+/// A request about to be sent.
+pub(super) struct Call<'a> {
+    request: RequestBuilder,
+    origin: Origin,
+    http: &'a Http,
+}
+
+impl Call<'_> {
+    pub(super) fn bearer(mut self, token: &HeaderValue) -> Self {
+        let name = reqwest::header::AUTHORIZATION;
+        self.request = self.request.header(name, token.clone());
+        self
+    }
+
+    pub(super) fn query(mut self, pairs: &[(&str, &str)]) -> Self {
+        self.request = self.request.query(pairs);
+        self
+    }
+
+    pub(super) fn form(mut self, form: &impl Serialize) -> Self {
+        self.request = self.request.form(form);
+        self
+    }
+
+    /// Sends the request and reads the answer, whatever its status.
+    ///
+    /// # Errors
+    /// `Unavailable` when no whole answer came in time. The request may have had its effect.
+    pub(super) async fn send(self) -> Result<Answer, VendorError> {
+        let Self {
+            request,
+            origin,
+            http,
+        } = self;
+        let started = Instant::now();
+        let outcome = exchange(request).await;
+        let status = match &outcome {
+            Ok((status, ..)) | Err((Some(status), _)) => Some(status.as_u16()),
+            Err((None, _)) => None,
+        };
+        tracing::debug!(
+            vendor = http.vendor.as_str(),
+            method = origin.method.as_str(),
+            path = origin.path.as_str(),
+            status,
+            elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "vendor called"
+        );
+        match outcome {
+            Ok((status, headers, body)) => Ok(Answer {
+                status,
+                headers,
+                body,
+                origin,
+            }),
+            Err((status, why)) => Err(VendorError::Unavailable(origin.failed(
+                status.map(|s| s.as_u16()),
+                None,
+                &why,
+            ))),
+        }
+    }
+}
+
+type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
+
+async fn exchange(request: RequestBuilder) -> Exchange {
+    let mut response = request.send().await.map_err(|e| (None, no_answer(&e)))?;
+    let status = response.status();
+    let headers = std::mem::take(response.headers_mut());
+    if status.is_success() {
+        let body = read(response, LARGEST_BODY).await;
+        return body
+            .map(|body| (status, headers, body))
+            .map_err(|why| (Some(status), why));
+    }
+    // A refusal stands even when its explanation is cut off: 401 is 401.
+    let body = read(response, LARGEST_ERROR_BODY).await.unwrap_or_default();
+    Ok((status, headers, body))
+}
+
+async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
+    let too_large = || format!("an answer of more than {most} bytes");
+    if response.content_length() > Some(most as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|e| no_answer(&e))? {
+        if body.len() + chunk.len() > most {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
+}
+
+fn no_answer(error: &reqwest::Error) -> String {
+    if error.is_timeout() {
+        return "timed out".to_owned();
+    }
+    let what = if error.is_connect() {
+        "could not connect"
+    } else {
+        "connection broke"
+    };
+    format!("{what}: {}", innermost(error))
+}
+
+/// The cause at the bottom: the outer layers repeat the URL and say "error sending request".
+fn innermost(error: &reqwest::Error) -> String {
+    let mut cause: &dyn std::error::Error = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}
+
+/// Where an answer came from.
+struct Origin {
+    vendor: Vendor,
+    setting: &'static str,
+    method: Method,
+    path: String,
+}
+
+impl Origin {
+    fn failed(&self, status: Option<u16>, code: Option<&str>, detail: &str) -> FailedCall {
+        let call = (self.method.as_str(), self.path.as_str());
+        FailedCall::new(self.vendor, call, status, code, detail)
+    }
+
+    fn unavailable(&self, why: &str) -> VendorError {
+        VendorError::Unavailable(self.failed(None, None, why))
+    }
+}
+
+/// A whole answer.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Vec<u8>,
+    origin: Origin,
+}
+
+impl Answer {
+    /// The body of a success.
+    ///
+    /// # Errors
+    /// `Unavailable` when it is not what the vendor documents. serde's own message would quote the
+    /// body, so only the place is told.
+    pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, VendorError> {
+        serde_json::from_slice(&self.body).map_err(|error| {
+            self.unusable(&format!(
+                "broken body at line {} column {}",
+                error.line(),
+                error.column()
+            ))
+        })
+    }
+
+    /// The body of a refusal, if it is the vendor's.
+    pub(super) fn refusal<T: DeserializeOwned>(&self) -> Option<T> {
+        serde_json::from_slice(&self.body).ok()
+    }
+
+    /// The error for an answer that can't be used, though its status may be fine.
+    pub(super) fn unusable(&self, why: &str) -> VendorError {
+        VendorError::Unavailable(self.failed(None, why))
+    }
+
+    pub(super) fn failed(&self, code: Option<&str>, detail: &str) -> FailedCall {
+        self.origin.failed(Some(self.status.as_u16()), code, detail)
+    }
+
+    pub(super) fn rate_limited(&self, code: Option<&str>) -> VendorError {
+        VendorError::RateLimited {
+            call: self.failed(code, ""),
+            retry_after: self.retry_after(),
+        }
+    }
+
+    /// What the status alone says, for answers whose body is not the vendor's or whose code is
+    /// new.
+    pub(super) fn refused(&self, code: Option<&str>) -> VendorError {
+        match self.status.as_u16() {
+            300..=399 => VendorError::Unavailable(self.failed(code, "a redirect, not followed")),
+            401 => VendorError::Unauthorized(self.failed(code, "")),
+            403 => VendorError::Forbidden(self.failed(code, "")),
+            404 => {
+                let hint = format!("an unexpected 404: is {} right?", self.origin.setting);
+                VendorError::Unavailable(self.failed(code, &hint))
+            }
+            409 | 423 => VendorError::Locked(self.failed(code, "")),
+            429 => self.rate_limited(code),
+            408 => VendorError::Unavailable(self.failed(code, "")),
+            400..=499 | 501 => VendorError::Rejected(self.failed(code, "")),
+            _ => VendorError::Unavailable(self.failed(code, "")),
+        }
+    }
+
+    pub(super) fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers.get(name)?.to_str().ok()
+    }
+
+    /// The answer's `Date`, in unix seconds: the vendor's clock, which its resets are told in.
+    pub(super) fn date(&self) -> Option<i64> {
+        http_date(self.header(&DATE)?)
+    }
+
+    fn retry_after(&self) -> Option<Duration> {
+        if let Some(value) = self.header(&RETRY_AFTER) {
+            let wait = match value.parse() {
+                Ok(seconds) => Some(Duration::from_secs(seconds)),
+                Err(_) => between(self.date()?, http_date(value)?),
+            };
+            return wait.map(|wait| wait.min(LONGEST_RETRY_AFTER));
+        }
+        let reset = self.header(&RATELIMIT_RESET)?.parse().ok()?;
+        between(self.date()?, reset).map(|wait| wait.min(LONGEST_RESET_WAIT))
+    }
+}
+
+fn http_date(text: &str) -> Option<i64> {
+    Some(DateTime::parse_from_rfc2822(text).ok()?.timestamp())
+}
+
+/// `None` unless `until` lies ahead.
+fn between(now: i64, until: i64) -> Option<Duration> {
+    let seconds = u64::try_from(until.checked_sub(now)?).ok()?;
+    (seconds > 0).then(|| Duration::from_secs(seconds))
+}

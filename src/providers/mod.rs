@@ -1,0 +1,51 @@
+//! The vendors' APIs: what backstop can see and delete at Hetzner and at Tailscale.
+//!
+//! Owns the clients, and with them every assumption about how a vendor answers. Promises that an
+//! answer is either understood in full or an error: half a list, a page of HTML or a list of
+//! another shape never reads as "nothing there", because absence is what a receipt is made of.
+//! Never retries on its own (one exception: a Tailscale token that was refused is renewed once),
+//! never follows a redirect, and never puts a token or a body into a log, an error or `Debug`.
+//!
+//! Read in this order: [`VendorError`] is what a caller decides on, `http` sends a request and
+//! bounds it, [`hetzner`] and [`tailscale`] know the vendors' shapes.
+//!
+//! Selectors and filters of a vendor only make lists shorter. Whoever deletes compares the labels,
+//! tags and names of what came back, each one.
+
+mod error;
+mod http;
+mod wire;
+
+pub mod hetzner;
+pub mod tailscale;
+
+pub use error::{FailedCall, SetupError, VendorError};
+pub use hetzner::Hetzner;
+pub use http::{Timeouts, loopback_client};
+pub use tailscale::Tailscale;
+
+/// Whose API it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Vendor {
+    /// Hetzner Cloud, which holds the servers.
+    Hetzner,
+    /// Tailscale, which holds the devices and auth keys.
+    Tailscale,
+}
+
+impl Vendor {
+    /// The vendor's name as logs, metrics and the database spell it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Hetzner => "hetzner",
+            Self::Tailscale => "tailscale",
+        }
+    }
+}
+
+impl std::fmt::Display for Vendor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

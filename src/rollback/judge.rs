@@ -1,0 +1,96 @@
+//! What a vendor's answer means for a step: when to come back, and whether a person is needed.
+
+use std::time::Duration;
+
+use rand::RngExt;
+
+use crate::domain::absence::{Verdict, judge_empty_list};
+use crate::domain::backoff::Backoff;
+use crate::domain::names::ControllerId;
+use crate::providers::VendorError;
+use crate::store::ledger::{ClaimedStep, Outcome};
+
+/// What is locked is locked for seconds: the vendor is finishing something else.
+const LOCKED_CAP: Duration = Duration::from_secs(5);
+/// How often a thing that never appeared is looked for while it may still arrive.
+const LOOK_FOR_LATE_ARRIVALS_EVERY: Duration = Duration::from_secs(20);
+
+/// The settings that answers are judged by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Judge {
+    /// The pause after a failed try.
+    pub retry: Backoff,
+    /// Who this database is to the vendors.
+    pub controller: ControllerId,
+}
+
+impl Judge {
+    /// What a failed request means for its step.
+    pub(super) fn failed(&self, step: &ClaimedStep, error: &VendorError) -> Outcome {
+        let retry = self.retry;
+        let backoff = match error {
+            VendorError::Locked(_) => Backoff {
+                cap: retry.cap.min(LOCKED_CAP),
+                ..retry
+            },
+            // Only a person can clear these: slowly, so that the vendor is not hammered.
+            VendorError::Protected(_)
+            | VendorError::Unauthorized(_)
+            | VendorError::Forbidden(_) => Backoff {
+                base: retry.cap,
+                ..retry
+            },
+            VendorError::RateLimited { .. }
+            | VendorError::Unavailable(_)
+            | VendorError::Rejected(_) => retry,
+        };
+        // Until the vendor's own reset, but never longer than the cap: its reset is when the
+        // budget is full again, and one request is available long before.
+        let named = error.retry_after().unwrap_or_default().min(retry.cap);
+        Outcome::Failed {
+            error: error.to_string(),
+            retry_in: jittered(backoff.after(step.failures + 1)).max(named),
+            needs_person: error.needs_person(),
+        }
+    }
+
+    /// What is ours by an earlier look and has lost its marks is not deleted, and not given up.
+    pub(super) fn not_ours(&self, step: &ClaimedStep, because: String) -> Outcome {
+        if step.own {
+            Outcome::Failed {
+                error: format!("was this attempt's own when it was first seen, and now: {because}"),
+                retry_in: self.retry.cap,
+                needs_person: true,
+            }
+        } else {
+            Outcome::NotOurs { because }
+        }
+    }
+
+    /// The pause before a delete that the vendor accepted and did not carry out is begun anew.
+    pub(super) fn begin_anew_in(&self, step: &ClaimedStep) -> Duration {
+        jittered(self.retry.after(step.failures + 1))
+    }
+}
+
+/// What a search that finds nothing reports.
+pub(super) fn nothing_found(step: &ClaimedStep) -> Outcome {
+    match judge_empty_list(step.resource, &step.known) {
+        Verdict::Proven(proof) => Outcome::Gone(proof),
+        Verdict::OpenUntil(end) => Outcome::NotSeen {
+            look_in: (end - step.known.now)
+                .to_std()
+                .unwrap_or_default()
+                .min(LOOK_FOR_LATE_ARRIVALS_EVERY),
+        },
+        // Woken when they settle; this is for what may arrive until then.
+        Verdict::OpenUntilOthersSettle => Outcome::NotSeen {
+            look_in: LOOK_FOR_LATE_ARRIVALS_EVERY,
+        },
+    }
+}
+
+/// Half to all of a pause, so that replicas do not come back in step.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}

@@ -1,0 +1,348 @@
+//! Simulated Hetzner Cloud and Tailscale, behind real HTTP on loopback.
+//!
+//! Written from the vendors' documents and checked with the vendors' own clients, so that it shares
+//! neither types nor mistakes with this product's clients. One listener serves both vendors and the
+//! means to script what goes wrong:
+//!
+//! | address | what |
+//! |---|---|
+//! | `/hetzner/v1/…` | Hetzner Cloud |
+//! | `/tailscale/api/v2/…` | Tailscale |
+//! | `/sim/…` | faults, state, history, and things that happen behind the vendors' backs |
+//!
+//! In reading order: `exchange` is the way of every request; `hetzner` and `tailscale` decide what
+//! a request does to `project` and `tailnet`; `selector` is the grammar of labels, `catalogue` what
+//! servers are made from; `faults` is what can be scripted; `world` holds it all under one lock. Nothing is kept on disk, and nothing outside loopback is ever contacted.
+//!
+//! ```no_run
+//! # use backstop::sim::{Fault, FaultKind, Sim, SimOptions, Vendor};
+//! # async fn example() -> std::io::Result<()> {
+//! let sim = Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default())?;
+//! let server = sim.add_server("agent-1", [("managed-by", "backstop")]);
+//! sim.fault(Fault::on(
+//!     Vendor::Hetzner,
+//!     "DELETE",
+//!     &format!("/servers/{server}"),
+//!     FaultKind::ResetAfter,
+//! ));
+//! # Ok(())
+//! # }
+//! ```
+
+mod catalogue;
+mod clock;
+mod connection;
+mod control;
+mod exchange;
+mod faults;
+mod hetzner;
+mod hetzner_json;
+mod hetzner_problem;
+mod hetzner_servers;
+mod options;
+mod paging;
+mod project;
+mod rate;
+mod selector;
+mod shared;
+mod snapshot;
+mod tailnet;
+mod tailscale;
+mod world;
+
+use std::{
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use axum::{Router, routing::any};
+use tokio::task::JoinHandle;
+
+use self::{
+    connection::{Fuse, Listener},
+    shared::Shared,
+};
+pub use self::{
+    faults::{BrokenBody, Fault, FaultKind, Vendor},
+    options::{SimOptions, Tokens},
+    snapshot::{Device, Effect, HistoryEntry, Key, Server, ServerStatus},
+};
+
+/// Running simulated vendors. They stop when it is dropped.
+#[derive(Debug)]
+pub struct Sim {
+    shared: Arc<Shared>,
+    accepting: Option<JoinHandle<()>>,
+}
+
+#[expect(
+    clippy::must_use_candidate,
+    reason = "what they do is the point, the result a help"
+)]
+impl Sim {
+    /// Starts the vendors on `listen`; port 0 takes any free one. Must be called within a Tokio
+    /// runtime.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on.
+    pub fn start(listen: SocketAddr, options: SimOptions) -> io::Result<Sim> {
+        let listener = std::net::TcpListener::bind(listen)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let listener = Listener(tokio::net::TcpListener::from_std(listener)?);
+        let shared = Arc::new(Shared::new(address, options));
+        let routes = control::routes()
+            .route("/hetzner/{*rest}", any(exchange::serve_hetzner))
+            .route("/tailscale/{*rest}", any(exchange::serve_tailscale))
+            .with_state(Arc::clone(&shared));
+        let accepting = tokio::spawn(accept(listener, routes, Arc::clone(&shared)));
+        Ok(Sim {
+            shared,
+            accepting: Some(accepting),
+        })
+    }
+
+    /// Stops: requests under way are reset, new connections refused. Returns when the port is free.
+    pub async fn stop(mut self) {
+        self.shared.stopping.cancel();
+        if let Some(accepting) = self.accepting.take() {
+            // It ends by itself once the connections have; a panic there was reported there.
+            let _ = accepting.await;
+        }
+    }
+
+    /// Where the vendors listen.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.shared.address
+    }
+
+    /// Hetzner's base address, what `HCLOUD_ENDPOINT` wants.
+    #[must_use]
+    pub fn hetzner_url(&self) -> String {
+        self.shared.hetzner_url()
+    }
+
+    /// Tailscale's base address, without `/api/v2`.
+    #[must_use]
+    pub fn tailscale_url(&self) -> String {
+        self.shared.tailscale_url()
+    }
+
+    /// What to export so that backstop and the vendors' own tools talk to the simulation. The
+    /// Tailscale credential is the OAuth client; the API key works as well.
+    #[must_use]
+    pub fn environment(&self) -> Vec<(&'static str, String)> {
+        self.shared.environment()
+    }
+
+    /// The options as they are now, with the tokens that are valid.
+    #[must_use]
+    pub fn options(&self) -> SimOptions {
+        self.shared.world().options.clone()
+    }
+
+    /// Scripts something to go wrong.
+    pub fn fault(&self, fault: Fault) {
+        self.shared.world().faults.add(fault);
+    }
+
+    /// The faults that are still to happen.
+    #[must_use]
+    pub fn faults(&self) -> Vec<Fault> {
+        self.shared.world().faults.list()
+    }
+
+    /// Nothing goes wrong any more.
+    pub fn clear_faults(&self) {
+        self.shared.world().faults.clear();
+    }
+
+    /// All servers, also those being deleted, by id.
+    #[must_use]
+    pub fn servers(&self) -> Vec<Server> {
+        self.shared.servers()
+    }
+
+    /// All devices, oldest first.
+    #[must_use]
+    pub fn devices(&self) -> Vec<Device> {
+        self.shared.devices()
+    }
+
+    /// All auth keys, revoked ones too, oldest first.
+    #[must_use]
+    pub fn keys(&self) -> Vec<Key> {
+        self.shared.keys()
+    }
+
+    /// Every request that the vendors got, in the order in which they were carried out.
+    #[must_use]
+    pub fn history(&self) -> Vec<HistoryEntry> {
+        self.shared.world().history()
+    }
+
+    /// Forgets the requests so far.
+    pub fn clear_history(&self) {
+        self.shared.world().clear_history();
+    }
+
+    /// Puts a running server there; its id.
+    pub fn add_server<K, V>(&self, name: &str, labels: impl IntoIterator<Item = (K, V)>) -> u64
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        self.shared.add_server(name, owned(labels))
+    }
+
+    /// A running server will be there after a while, without any request.
+    pub fn schedule_server<K, V>(
+        &self,
+        after: Duration,
+        name: &str,
+        labels: impl IntoIterator<Item = (K, V)>,
+    ) where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        self.shared.schedule_server(after, name, owned(labels));
+    }
+
+    /// Removes a server at once, as if somebody else had. False: there is none with that id.
+    pub fn remove_server(&self, id: u64) -> bool {
+        self.shared.world().project.remove(id)
+    }
+
+    /// Replaces a server's labels. False: there is none with that id.
+    pub fn relabel_server<K, V>(&self, id: u64, labels: impl IntoIterator<Item = (K, V)>) -> bool
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        self.shared.relabel_server(id, owned(labels))
+    }
+
+    /// Locks a server for a while. False: there is none with that id.
+    pub fn lock_server(&self, id: u64, lasts: Duration) -> bool {
+        self.shared.lock_server(id, lasts)
+    }
+
+    /// Protects a server from being deleted. False: there is none with that id.
+    pub fn protect_server(&self, id: u64) -> bool {
+        self.shared.set_protected(id, true)
+    }
+
+    /// Lifts the protection again. False: there is none with that id.
+    pub fn unprotect_server(&self, id: u64) -> bool {
+        self.shared.set_protected(id, false)
+    }
+
+    /// Puts a device there; its node id.
+    pub fn add_device(&self, hostname: &str, tags: &[&str]) -> String {
+        self.shared.add_device(hostname, &owned_tags(tags))
+    }
+
+    /// A device will be there after a while, without any request.
+    pub fn schedule_device(&self, after: Duration, hostname: &str, tags: &[&str]) {
+        self.shared
+            .schedule_device(after, hostname, owned_tags(tags));
+    }
+
+    /// Lets a device join by an auth key, the secret; its node id. `None`: the key is unknown,
+    /// revoked, expired or used up.
+    pub fn enrol_device(&self, auth_key: &str, hostname: &str) -> Option<String> {
+        self.shared.enrol(auth_key, hostname)
+    }
+
+    /// The machine calls itself something else. False: there is none with that node id.
+    pub fn rename_device(&self, node_id: &str, hostname: &str) -> bool {
+        self.shared.world().tailnet.rename_device(node_id, hostname)
+    }
+
+    /// Removes a device at once. False: there is none with that node id.
+    pub fn remove_device(&self, node_id: &str) -> bool {
+        self.shared.world().tailnet.remove_device(node_id).is_some()
+    }
+
+    /// Mints a one-off key as the OAuth client would; its id.
+    pub fn add_key(&self, description: &str, tags: &[&str]) -> String {
+        self.mint_key(description, tags).0
+    }
+
+    /// Mints a one-off key as the OAuth client would; its id and its secret.
+    pub fn mint_key(&self, description: &str, tags: &[&str]) -> (String, String) {
+        self.shared.mint_key(description, &owned_tags(tags))
+    }
+
+    /// Makes other tokens valid; those that they replace answer 401 from now on. A change of the
+    /// OAuth client also ends the access tokens that it was issued.
+    pub fn change_tokens(&self, tokens: Tokens) {
+        self.shared.change_tokens(tokens);
+    }
+
+    /// Sets how many Hetzner requests are left; they refill from there.
+    pub fn set_rate_remaining(&self, remaining: u32) {
+        self.shared.set_rate_remaining(remaining);
+    }
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.shared.stopping.cancel();
+    }
+}
+
+/// Runs the vendors until the process is told to stop, and prints where they are.
+///
+/// Standard output gets one `export NAME=VALUE` line for each variable of [`Sim::environment`],
+/// then `listening on http://…`.
+///
+/// # Errors
+/// When the address cannot be listened on, or standard output is closed.
+pub async fn run(listen: SocketAddr, options: SimOptions) -> io::Result<()> {
+    let sim = Sim::start(listen, options)?;
+    {
+        let mut out = io::stdout().lock();
+        for (name, value) in sim.environment() {
+            writeln!(out, "export {name}={value}")?;
+        }
+        writeln!(out, "listening on http://{}", sim.address())?;
+        out.flush()?;
+    }
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        interrupted = tokio::signal::ctrl_c() => interrupted?,
+        _ = terminated.recv() => {}
+    }
+    sim.stop().await;
+    Ok(())
+}
+
+async fn accept(listener: Listener, routes: Router, shared: Arc<Shared>) {
+    let stopping = shared.stopping.clone();
+    let service = routes.into_make_service_with_connect_info::<Fuse>();
+    // It never fails: errors of accepting are waited out.
+    let _ = axum::serve(listener, service)
+        .with_graceful_shutdown(stopping.cancelled_owned())
+        .await;
+}
+
+fn owned<K, V>(
+    labels: impl IntoIterator<Item = (K, V)>,
+) -> std::collections::BTreeMap<String, String>
+where
+    K: Into<String>,
+    V: Into<String>,
+{
+    labels
+        .into_iter()
+        .map(|(key, value)| (key.into(), value.into()))
+        .collect()
+}
+
+fn owned_tags(tags: &[&str]) -> Vec<String> {
+    tags.iter().map(|tag| (*tag).to_owned()).collect()
+}

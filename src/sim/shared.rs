@@ -1,0 +1,159 @@
+//! What the listener, the control endpoints and [`Sim`](super::Sim) have in common: the lock around
+//! the world, and everything that is done to it behind the vendors' backs.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    SimOptions, Tokens, clock, hetzner_servers,
+    snapshot::{Device, Key, Server},
+    tailnet::{self, NewKey},
+    world::{Event, World},
+};
+
+/// One simulation.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) address: SocketAddr,
+    pub(super) stopping: CancellationToken,
+    world: Mutex<World>,
+}
+
+type Labels = BTreeMap<String, String>;
+
+impl Shared {
+    pub(super) fn new(address: SocketAddr, options: SimOptions) -> Shared {
+        Shared {
+            address,
+            stopping: CancellationToken::new(),
+            world: Mutex::new(World::new(options)),
+        }
+    }
+
+    /// The world as it is now. Never hold it across an await.
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        // A panic under the lock fails the test that caused it; the others may go on.
+        let mut world = self.world.lock().unwrap_or_else(PoisonError::into_inner);
+        world.advance();
+        world
+    }
+
+    pub(super) fn hetzner_url(&self) -> String {
+        format!("http://{}/hetzner/v1", self.address)
+    }
+
+    pub(super) fn tailscale_url(&self) -> String {
+        format!("http://{}/tailscale", self.address)
+    }
+
+    pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
+        let options = self.world().options.clone();
+        vec![
+            ("HCLOUD_TOKEN", options.hcloud_token),
+            ("HCLOUD_ENDPOINT", self.hetzner_url()),
+            ("TAILSCALE_OAUTH_CLIENT_ID", options.oauth_client_id),
+            ("TAILSCALE_OAUTH_CLIENT_SECRET", options.oauth_client_secret),
+            ("TAILSCALE_TAILNET", "-".to_owned()),
+            ("TAILSCALE_BASE_URL", self.tailscale_url()),
+            ("BACKSTOP_SIM_URL", format!("http://{}", self.address)),
+        ]
+    }
+
+    pub(super) fn servers(&self) -> Vec<Server> {
+        self.world().project.snapshot(clock::now())
+    }
+
+    pub(super) fn devices(&self) -> Vec<Device> {
+        self.world().tailnet.snapshot_devices()
+    }
+
+    pub(super) fn keys(&self) -> Vec<Key> {
+        self.world().tailnet.snapshot_keys(clock::now())
+    }
+
+    pub(super) fn add_server(&self, name: &str, labels: Labels) -> u64 {
+        let new = hetzner_servers::plain_server(name, labels);
+        self.world().project.place(new, clock::now())
+    }
+
+    pub(super) fn schedule_server(&self, after: Duration, name: &str, labels: Labels) {
+        let name = name.to_owned();
+        self.world()
+            .plan(after, Event::ServerArrives { name, labels });
+    }
+
+    pub(super) fn relabel_server(&self, id: u64, labels: Labels) -> bool {
+        let mut world = self.world();
+        let server = world.project.server_mut(id);
+        server.map(|server| server.labels = labels).is_some()
+    }
+
+    pub(super) fn lock_server(&self, id: u64, lasts: Duration) -> bool {
+        let until = clock::later(clock::now(), lasts);
+        self.world().project.lock(id, until)
+    }
+
+    pub(super) fn set_protected(&self, id: u64, protected: bool) -> bool {
+        let mut world = self.world();
+        let server = world.project.server_mut(id);
+        server.map(|server| server.protected = protected).is_some()
+    }
+
+    pub(super) fn add_device(&self, hostname: &str, tags: &[String]) -> String {
+        self.world()
+            .tailnet
+            .add_device(hostname, tags, clock::now())
+    }
+
+    pub(super) fn schedule_device(&self, after: Duration, hostname: &str, tags: Vec<String>) {
+        let hostname = hostname.to_owned();
+        self.world()
+            .plan(after, Event::DeviceArrives { hostname, tags });
+    }
+
+    pub(super) fn enrol(&self, auth_key: &str, hostname: &str) -> Option<String> {
+        self.world().tailnet.enrol(auth_key, hostname, clock::now())
+    }
+
+    pub(super) fn mint_key(&self, description: &str, tags: &[String]) -> (String, String) {
+        let allows = NewKey {
+            description: description.to_owned(),
+            tags: tags.to_vec(),
+            reusable: false,
+            ephemeral: true,
+            preauthorized: true,
+            expiry: tailnet::DEFAULT_EXPIRY,
+            by_oauth_client: true,
+        };
+        self.world().tailnet.mint(allows, clock::now())
+    }
+
+    pub(super) fn change_tokens(&self, tokens: Tokens) {
+        let mut world = self.world();
+        let replace = |old: &mut String, new: Option<String>| {
+            let changed = new.is_some();
+            if let Some(new) = new {
+                *old = new;
+            }
+            changed
+        };
+        let options = &mut world.options;
+        replace(&mut options.hcloud_token, tokens.hcloud_token);
+        replace(&mut options.tailscale_api_key, tokens.tailscale_api_key);
+        let other_id = replace(&mut options.oauth_client_id, tokens.oauth_client_id);
+        let other_secret = replace(&mut options.oauth_client_secret, tokens.oauth_client_secret);
+        if other_id || other_secret {
+            world.tailnet.end_tokens();
+        }
+    }
+
+    pub(super) fn set_rate_remaining(&self, remaining: u32) {
+        self.world().rate.set_remaining(remaining, clock::now());
+    }
+}

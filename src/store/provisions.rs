@@ -1,0 +1,242 @@
+//! Reads what a decision rests on, and writes what was decided.
+//!
+//! Two short round trips and no lock in between: [`read_for_callback`] or [`read`], a pure
+//! decision, [`write()`]. The write is one statement, so it is all there or not at all; it applies
+//! only if the provision is still at the version that was read. If it is not, decide again.
+
+use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
+use sqlx::PgConnection;
+use sqlx::types::Json;
+
+use super::StoreError;
+use super::rows::{AttemptRow, ProvisionRow};
+use crate::domain::callback::{Callback, Snapshot};
+use crate::domain::names::ProvisionId;
+use crate::domain::provision::{Change, Provision};
+
+/// Reads all that decides what becomes of a callback.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read or holds what does not parse.
+pub async fn read_for_callback(
+    db: &mut PgConnection,
+    callback: &Callback,
+) -> Result<Snapshot, StoreError> {
+    let row = sqlx::query!(
+        r#"
+        select backstop_now() as "now!",
+               to_jsonb(p) as "provision: Json<ProvisionRow>",
+               to_jsonb(current) as "current: Json<AttemptRow>",
+               to_jsonb(former) as "former: Json<AttemptRow>",
+               exists (
+                   select from events e
+                   where e.provision_id = $1
+                     and e.attempt = coalesce(former.number, current.number)
+                     and e.kind = $4
+                     and e.data - 'refused' = $5
+               ) as "repeated!"
+        from (values ($1::uuid)) as asked (id)
+        left join provisions p on p.id = asked.id
+        left join attempts current
+               on current.provision_id = p.id and current.number = p.attempt
+        left join attempts former
+               on former.provision_id = p.id and former.run_id = $2 and former.run_attempt = $3
+              and former.number <> p.attempt
+        "#,
+        callback.provision.as_uuid(),
+        callback.run.id,
+        callback.run.attempt,
+        callback.message.kind().event(),
+        Value::Object(callback.data()),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(Snapshot {
+        now: row.now,
+        provision: provision(row.provision, row.current)?,
+        former: row.former.map(|former| former.0.parse()).transpose()?,
+        repeated: row.repeated,
+    })
+}
+
+/// Reads a provision and the time. `None` for an id that was never seen.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read or holds what does not parse.
+pub async fn read(
+    db: &mut PgConnection,
+    id: ProvisionId,
+) -> Result<(Option<Provision>, DateTime<Utc>), StoreError> {
+    let row = sqlx::query!(
+        r#"
+        select backstop_now() as "now!",
+               to_jsonb(p) as "provision: Json<ProvisionRow>",
+               to_jsonb(current) as "current: Json<AttemptRow>"
+        from (values ($1::uuid)) as asked (id)
+        left join provisions p on p.id = asked.id
+        left join attempts current
+               on current.provision_id = p.id and current.number = p.attempt
+        "#,
+        id.as_uuid(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok((provision(row.provision, row.current)?, row.now))
+}
+
+fn provision(
+    row: Option<Json<ProvisionRow>>,
+    current: Option<Json<AttemptRow>>,
+) -> Result<Option<Provision>, StoreError> {
+    match (row, current) {
+        (None, _) => Ok(None),
+        (Some(Json(row)), Some(Json(current))) => row.with_attempt(current.parse()?).map(Some),
+        (Some(Json(row)), None) => Err(StoreError::Corrupt {
+            table: "provisions",
+            column: "attempt",
+            id: row.id.to_string(),
+            problem: "names an attempt that is not there".to_owned(),
+        }),
+    }
+}
+
+/// Whether a change was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Written {
+    /// It is there.
+    Yes,
+    /// Somebody else wrote first and nothing was changed: read and decide again.
+    Outrun,
+}
+
+/// Writes a change: the provision if its version is unmoved, its attempts, the history, and the
+/// steps that undo what is over. Steps that are there already stay as they are, but whoever is
+/// looking for things of an attempt that was just heard has to look again, also at ids it names that
+/// had counted as something else's or as gone without us. What we deleted cannot come back.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be written; then nothing was.
+#[expect(clippy::too_many_lines, reason = "one statement is the point")]
+pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, StoreError> {
+    let provision = &change.provision;
+    let attempts: Vec<AttemptRow> = change
+        .earlier
+        .iter()
+        .chain([&provision.attempt])
+        .map(|attempt| AttemptRow::new(provision.id, attempt))
+        .collect();
+    let written = sqlx::query_scalar!(
+        r#"
+        with moved as (
+            insert into provisions as p (id, version, agent_id, region, status, attempt,
+                                         moved_from, moved_by, created_at, updated_at)
+            values ($1, 1, $3, $4, $5, $6, $7, $8, $9, $10)
+            on conflict (id) do update
+            set version = p.version + 1,
+                agent_id = excluded.agent_id,
+                region = excluded.region,
+                status = excluded.status,
+                attempt = excluded.attempt,
+                moved_from = p.status,
+                moved_by = excluded.moved_by,
+                updated_at = excluded.updated_at
+            where p.version = $2
+            returning p.id
+        ), attempts_written as (
+            insert into attempts
+            select a.*
+            from moved, jsonb_populate_recordset(null::attempts, $11) a
+            on conflict (provision_id, number) do update
+            set step = excluded.step,
+                server_id = excluded.server_id,
+                server_ip = excluded.server_ip,
+                tailscale_ip = excluded.tailscale_ip,
+                tailscale_key_id = excluded.tailscale_key_id,
+                tailscale_node_id = excluded.tailscale_node_id,
+                hints = excluded.hints,
+                error = excluded.error,
+                failed_step = excluded.failed_step,
+                conclusion = excluded.conclusion,
+                may_exist = excluded.may_exist,
+                last_message_at = excluded.last_message_at,
+                last_heartbeat_at = excluded.last_heartbeat_at,
+                finished_at = excluded.finished_at,
+                reason = excluded.reason,
+                rollback_started_at = excluded.rollback_started_at
+        ), events_written as (
+            insert into events (provision_id, attempt, kind, data, at)
+            select moved.id, e.attempt, e.kind, e.data, backstop_now()
+            from moved,
+                 rows from (
+                     jsonb_to_recordset($12) as (attempt integer, kind text, data jsonb)
+                 ) with ordinality as e (attempt, kind, data, n)
+            order by e.n
+        ), steps_planned as (
+            insert into steps (provision_id, attempt, resource, searches, vendor_id, state,
+                               moved_by, next_at, unsettled_since)
+            select moved.id, s.attempt, s.resource, s.vendor_id is null, s.vendor_id, 'due',
+                   'planned', backstop_now(), backstop_now()
+            from moved,
+                 jsonb_to_recordset($13) as s (attempt integer, resource text, vendor_id text)
+            on conflict do nothing
+        ), searches_woken as (
+            update steps s
+            set state = case s.state when 'leased' then 'leased' else 'due' end,
+                next_at = case s.state when 'leased' then s.next_at else backstop_now() end,
+                fence = s.fence + 1,
+                moved_from = s.state,
+                moved_by = 'retry_asked'
+            from moved
+            where s.provision_id = moved.id
+              and s.attempt = $14
+              and s.searches
+              and s.state in ('waiting', 'leased')
+        ), hints_looked_at_again as (
+            update steps s
+            set state = 'due', moved_from = s.state, moved_by = 'seen_again', fence = s.fence + 1,
+                next_at = backstop_now(), unsettled_since = backstop_now(), settled_at = null,
+                proof = null
+            from moved, jsonb_to_recordset($15) as h (resource text, vendor_id text)
+            where s.provision_id = moved.id
+              and s.attempt = $14
+              and not s.searches
+              and s.resource = h.resource
+              and s.vendor_id = h.vendor_id
+              and (s.state = 'refused' or s.proof = 'already_gone')
+        )
+        select count(*) as "written!" from moved
+        "#,
+        provision.id.as_uuid(),
+        provision.version,
+        provision.agent_id,
+        provision.region,
+        provision.status.to_string(),
+        provision.attempt.number.as_i32(),
+        change.from.map(|status| status.to_string()),
+        change.by.to_string(),
+        provision.created_at,
+        provision.updated_at,
+        json!(attempts),
+        json!(change.events),
+        json!(change.steps),
+        change
+            .heard_over
+            .as_ref()
+            .map(|heard| heard.attempt.as_i32()),
+        json!(
+            change
+                .heard_over
+                .as_ref()
+                .map_or(&[][..], |heard| &heard.named)
+        ),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(if written == 1 {
+        Written::Yes
+    } else {
+        Written::Outrun
+    })
+}

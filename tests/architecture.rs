@@ -1,0 +1,149 @@
+//! What must not be there is not there: the imports that ARCHITECTURE.md rules out.
+
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Every Rust file below a folder, with its text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut found = Vec::new();
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ext| ext == "rs") {
+                let text = fs::read_to_string(&path).unwrap();
+                found.push((path, text));
+            }
+        }
+    }
+    assert!(!found.is_empty(), "{folder} has no source");
+    found
+}
+
+/// Code without comments, so that a mention is no use.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .map(|line| line.split("//").next().unwrap_or_default())
+        .filter(|line| !line.trim().is_empty())
+}
+
+#[track_caller]
+fn nothing_below(folder: &str, uses: &[&str]) {
+    for (path, text) in sources(folder) {
+        for line in code(&text) {
+            for name in uses {
+                assert!(!line.contains(name), "{}: {}", path.display(), line.trim());
+            }
+        }
+    }
+}
+
+#[test]
+fn domain_imports_nobody_and_does_no_io() {
+    let others = [
+        "crate::app",
+        "crate::config",
+        "crate::demo",
+        "crate::http",
+        "crate::postgres",
+        "crate::providers",
+        "crate::rollback",
+        "crate::sim",
+        "crate::store",
+        "sqlx",
+        "reqwest",
+        "tokio",
+        "axum",
+        "tracing",
+    ];
+    nothing_below("src/domain", &others);
+}
+
+#[test]
+fn http_calls_no_vendor_and_no_worker() {
+    nothing_below(
+        "src/http",
+        &[
+            "crate::providers",
+            "rollback::worker",
+            "crate::sim",
+            "reqwest",
+        ],
+    );
+}
+
+#[test]
+fn rollback_knows_no_http_of_ours() {
+    nothing_below("src/rollback", &["crate::http", "axum", "crate::sim"]);
+}
+
+#[test]
+fn store_and_providers_know_nothing_above_them() {
+    let above = [
+        "crate::http",
+        "crate::rollback",
+        "crate::app",
+        "crate::sim",
+        "crate::demo",
+    ];
+    nothing_below("src/store", &above);
+    nothing_below("src/providers", &above);
+    nothing_below("src/providers", &["crate::store", "sqlx"]);
+}
+
+#[test]
+fn the_simulation_shares_nothing_with_the_clients_and_only_the_demo_uses_it() {
+    let ours = [
+        "crate::providers",
+        "crate::domain",
+        "crate::store",
+        "crate::http",
+        "crate::rollback",
+        "crate::config",
+    ];
+    nothing_below("src/sim", &ours);
+    for (path, text) in sources("src") {
+        let may = ["demo", "sim"]
+            .iter()
+            .any(|part| path.iter().any(|p| p == *part))
+            || path.ends_with("main.rs");
+        assert!(
+            may || code(&text).all(|line| !line.contains("crate::sim")),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn sql_lives_in_store_and_postgres_only() {
+    for (path, text) in sources("src") {
+        let may = ["store", "postgres"]
+            .iter()
+            .any(|part| path.iter().any(|p| p == *part));
+        let queries = code(&text).any(|line| {
+            ["sqlx::query", "query!(", "query_as!(", "query_scalar!("]
+                .iter()
+                .any(|q| line.contains(q))
+        });
+        assert!(may || !queries, "{}", path.display());
+    }
+}
+
+#[test]
+fn http_clients_are_built_in_one_place() {
+    for (path, text) in sources("src") {
+        let builds = code(&text).any(|line| {
+            line.contains("reqwest::Client::builder") || line.contains("reqwest::Client::new")
+        });
+        assert!(
+            !builds || path.ends_with("providers/http.rs"),
+            "{}",
+            path.display()
+        );
+    }
+}

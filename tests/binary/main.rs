@@ -1,0 +1,14 @@
+//! The program itself, as a child process: killed, stopped, misconfigured.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+#[path = "../harness/log.rs"]
+mod log;
+
+mod child;
+mod commands;
+mod kills;
+mod settings;
+mod workflows;

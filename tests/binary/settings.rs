@@ -1,0 +1,213 @@
+//! What cannot be used is said at start: which variable, and no secret.
+
+use backstop::sim::{Sim, SimOptions};
+
+use crate::child::{command, database_url, run, settings};
+
+/// Shows that a value was quoted.
+const SECRET_VALUE: &str = "very-secret-value";
+
+/// What is changed about settings that work, and what the error must name. `None` unsets.
+type Case = (
+    &'static [(&'static str, Option<&'static str>)],
+    &'static str,
+);
+
+const CASES: &[Case] = &[
+    // missing
+    (&[("HCLOUD_TOKEN", None)], "HCLOUD_TOKEN"),
+    (&[("HCLOUD_TOKEN", Some(""))], "HCLOUD_TOKEN"),
+    (
+        &[("BACKSTOP_CALLBACK_SECRETS", None)],
+        "BACKSTOP_CALLBACK_SECRETS",
+    ),
+    (
+        &[("BACKSTOP_CALLBACK_SECRETS", Some(""))],
+        "BACKSTOP_CALLBACK_SECRETS",
+    ),
+    (
+        &[
+            ("BACKSTOP_READ_TOKEN", None),
+            ("BACKSTOP_OPERATOR_TOKEN", Some("")),
+        ],
+        "BACKSTOP_READ_TOKEN",
+    ),
+    // half-set
+    (
+        &[("TAILSCALE_OAUTH_CLIENT_SECRET", None)],
+        "TAILSCALE_OAUTH_CLIENT_SECRET",
+    ),
+    (
+        &[("TAILSCALE_OAUTH_CLIENT_ID", Some(""))],
+        "TAILSCALE_OAUTH_CLIENT_ID",
+    ),
+    (
+        &[("TAILSCALE_API_KEY", Some(SECRET_VALUE))],
+        "TAILSCALE_API_KEY",
+    ),
+    (
+        &[
+            ("TAILSCALE_API_KEY", Some(SECRET_VALUE)),
+            ("TAILSCALE_OAUTH_CLIENT_ID", None),
+        ],
+        "TAILSCALE_OAUTH_CLIENT_ID",
+    ),
+    // secrets that cannot be
+    (
+        &[("HCLOUD_TOKEN", Some("very-secret-value two"))],
+        "HCLOUD_TOKEN",
+    ),
+    (
+        &[("TAILSCALE_OAUTH_CLIENT_SECRET", Some("very-secret-value\n"))],
+        "TAILSCALE_OAUTH_CLIENT_SECRET",
+    ),
+    (
+        &[
+            ("TAILSCALE_OAUTH_CLIENT_ID", None),
+            ("TAILSCALE_OAUTH_CLIENT_SECRET", None),
+            ("TAILSCALE_API_KEY", Some("very-secret-value\t")),
+        ],
+        "TAILSCALE_API_KEY",
+    ),
+    (
+        &[("BACKSTOP_CALLBACK_SECRETS", Some(SECRET_VALUE))],
+        "BACKSTOP_CALLBACK_SECRETS",
+    ),
+    (
+        &[(
+            "BACKSTOP_CALLBACK_SECRETS",
+            Some("whsec_very-secret-value!"),
+        )],
+        "BACKSTOP_CALLBACK_SECRETS",
+    ),
+    (
+        &[("BACKSTOP_CALLBACK_SECRETS", Some(","))],
+        "BACKSTOP_CALLBACK_SECRETS",
+    ),
+    // unparsable
+    (
+        &[("BACKSTOP_LISTEN", Some("everywhere"))],
+        "BACKSTOP_LISTEN",
+    ),
+    (&[("HCLOUD_ENDPOINT", Some("not a url"))], "HCLOUD_ENDPOINT"),
+    (
+        &[(
+            "HCLOUD_ENDPOINT",
+            Some("https://me:very-secret-value@api.example"),
+        )],
+        "HCLOUD_ENDPOINT",
+    ),
+    (
+        &[("TAILSCALE_BASE_URL", Some("ftp://example"))],
+        "TAILSCALE_BASE_URL",
+    ),
+    (&[("TAILSCALE_TAILNET", Some("a/b"))], "TAILSCALE_TAILNET"),
+    (
+        &[("BACKSTOP_TAILSCALE_TAG", Some("agent"))],
+        "BACKSTOP_TAILSCALE_TAG",
+    ),
+    (
+        &[("BACKSTOP_TAILSCALE_TAG", Some("tag:"))],
+        "BACKSTOP_TAILSCALE_TAG",
+    ),
+    (
+        &[("BACKSTOP_PROVISION_TIMEOUT", Some("soon"))],
+        "BACKSTOP_PROVISION_TIMEOUT",
+    ),
+    (
+        &[("BACKSTOP_PROVISION_TIMEOUT", Some("30"))],
+        "BACKSTOP_PROVISION_TIMEOUT",
+    ),
+    (
+        &[("BACKSTOP_LATE_ARRIVAL_WINDOW", Some("0s"))],
+        "BACKSTOP_LATE_ARRIVAL_WINDOW",
+    ),
+    (
+        &[("BACKSTOP_RETRY_BASE", Some("-1s"))],
+        "BACKSTOP_RETRY_BASE",
+    ),
+    (
+        &[
+            ("BACKSTOP_RETRY_BASE", Some("1h")),
+            ("BACKSTOP_RETRY_CAP", Some("1s")),
+        ],
+        "BACKSTOP_RETRY_CAP",
+    ),
+    (
+        &[("BACKSTOP_STUCK_AFTER", Some("1000y"))],
+        "BACKSTOP_STUCK_AFTER",
+    ),
+    (
+        &[("BACKSTOP_DATABASE_CONNECTIONS", Some("0"))],
+        "BACKSTOP_DATABASE_CONNECTIONS",
+    ),
+    (
+        &[("BACKSTOP_DATABASE_CONNECTIONS", Some("many"))],
+        "BACKSTOP_DATABASE_CONNECTIONS",
+    ),
+    // the database
+    (
+        &[(
+            "DATABASE_URL",
+            Some("mysql://me:very-secret-value@127.0.0.1/x"),
+        )],
+        "DATABASE_URL",
+    ),
+    (
+        &[("DATABASE_URL", Some("very-secret-value"))],
+        "DATABASE_URL",
+    ),
+    (
+        &[(
+            "DATABASE_URL",
+            Some("postgres://me:very-secret-value@127.0.0.1:1/x"),
+        )],
+        "DATABASE_URL",
+    ),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_used_ends_serve_with_an_error_that_names_the_variable_and_no_secret() {
+    let sim = Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default()).unwrap();
+    let url = database_url().await;
+    let mut problems = Vec::new();
+    for (changes, named) in CASES {
+        let mut environment = settings(&sim);
+        environment.push(("DATABASE_URL".to_owned(), url.clone()));
+        for (name, value) in *changes {
+            environment.retain(|(known, _)| known != name);
+            if let Some(value) = value {
+                environment.push(((*name).to_owned(), (*value).to_owned()));
+            }
+        }
+        let ended = run(command(&["serve"], &environment)).await;
+        let case = format!("{changes:?}: {:?} {}", ended.code, ended.stderr);
+        if !matches!(ended.code, Some(1 | 2)) {
+            problems.push(format!("exit code of {case}"));
+        }
+        if !ended.stderr.contains(named) {
+            problems.push(format!("{named} is not named by {case}"));
+        }
+        if ended.stderr.contains("very-secret")
+            || ended.stderr.contains(&sim.options().hcloud_token)
+        {
+            problems.push(format!("a secret is shown by {case}"));
+        }
+        if !ended.stdout.is_empty() {
+            problems.push(format!("{} was printed by {case}", ended.stdout));
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_is_taken_is_named() {
+    let sim = Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default()).unwrap();
+    let mut environment = settings(&sim);
+    environment.retain(|(name, _)| name != "BACKSTOP_LISTEN");
+    environment.push(("DATABASE_URL".to_owned(), database_url().await));
+    environment.push(("BACKSTOP_LISTEN".to_owned(), sim.address().to_string()));
+    let ended = run(command(&["serve"], &environment)).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("BACKSTOP_LISTEN"), "{}", ended.stderr);
+}

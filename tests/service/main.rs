@@ -1,0 +1,32 @@
+//! The service through HTTP, with a real Postgres and simulated vendors.
+
+#![expect(
+    clippy::unwrap_used,
+    clippy::needless_pass_by_value,
+    clippy::too_many_lines,
+    reason = "tests panic, take `json!` as it is made, and hold whole tables"
+)]
+
+#[path = "../harness/mod.rs"]
+mod harness;
+#[path = "../harness/log.rs"]
+mod log;
+
+mod access;
+mod arrivals;
+mod attempts;
+mod batches;
+mod callbacks;
+mod connections;
+mod hostile;
+mod hostile_fields;
+mod hostile_requests;
+mod late;
+mod lists;
+mod order;
+mod proof;
+mod rollback;
+mod sequence;
+mod status_api;
+mod stuck;
+mod support;

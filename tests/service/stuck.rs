@@ -1,0 +1,234 @@
+//! Stuck is a flag: shown, noted once, and never the end of the tries.
+
+use std::time::Duration;
+
+use backstop::sim::{Fault, FaultKind, Tokens, Vendor};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use crate::harness::{Options, Run, Service};
+
+const RUN: Run = Run(100, 1);
+
+fn stuck_events(events: &[Value]) -> usize {
+    events
+        .iter()
+        .filter(|event| event["kind"] == "step.stuck" && event["data"]["resource"] == "server")
+        .count()
+}
+
+fn is_stuck(provision: &Value) -> bool {
+    provision["rollback"]["state"] == "stuck"
+}
+
+/// Fails with everything made, `wrong` being done to the server first.
+async fn fail(service: &Service, wrong: impl Fn(u64)) -> Uuid {
+    let id = Uuid::new_v4();
+    let made = service.make_all(&service.started(id, RUN).await);
+    wrong(made.server);
+    service.callback("failure", id, RUN, made.ids()).await;
+    id
+}
+
+fn on_delete(server: u64, kind: FaultKind) -> Fault {
+    let path = format!("/servers/{server}");
+    Fault::on(Vendor::Hetzner, "DELETE", &path, kind).always()
+}
+
+#[tokio::test]
+async fn what_only_a_person_can_clear_is_stuck_at_once_and_settles_when_it_is_cleared() {
+    for status in [401, 403] {
+        let service = Service::start().await;
+        let sim = &service.sim;
+        let id = fail(&service, |server| {
+            sim.fault(on_delete(server, FaultKind::status(status)));
+        })
+        .await;
+        service.until(id, is_stuck).await;
+        assert_eq!(stuck_events(&service.events(id).await), 1, "{status}");
+        service.sim.clear_faults();
+        service.settled(id).await;
+        assert_eq!(service.alive(), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_protected_server_is_stuck_at_once_and_goes_when_the_protection_does() {
+    let service = Service::start().await;
+    let id = fail(&service, |server| {
+        assert!(service.sim.protect_server(server));
+    })
+    .await;
+    let provision = service.until(id, is_stuck).await;
+    let tries = provision["rollback"]["steps"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|step| step["stuck"] == true)
+        .map(|step| step["tries"].as_i64().unwrap())
+        .unwrap();
+    // It is retried, and noted once.
+    service
+        .until(id, |provision| {
+            provision["rollback"]["steps"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .any(|step| step["stuck"] == true && step["tries"].as_i64().unwrap() > tries + 2)
+        })
+        .await;
+    assert_eq!(stuck_events(&service.events(id).await), 1);
+    let server = service.sim.servers()[0].id;
+    assert!(service.sim.unprotect_server(server));
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_revoked_token_is_no_proof_of_anything() {
+    let service = Service::start().await;
+    let good = service.sim.options().hcloud_token;
+    service.sim.change_tokens(Tokens {
+        hcloud_token: Some("another".to_owned()),
+        ..Tokens::default()
+    });
+    let id = fail(&service, |_| {}).await;
+    service.until(id, is_stuck).await;
+    // Not even by the end of the window.
+    service.advance(Duration::from_secs(700)).await;
+    service
+        .until(id, |_| service.sim.devices().is_empty())
+        .await;
+    assert_eq!(service.sim.servers().len(), 1);
+    assert!(is_stuck(&service.provision(id).await));
+    service.sim.change_tokens(Tokens {
+        hcloud_token: Some(good),
+        ..Tokens::default()
+    });
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_step_is_stuck_after_its_time_and_not_before_and_is_still_retried() {
+    let service = Service::start_with(Options {
+        stuck_after: Duration::from_secs(3600),
+        ..Options::default()
+    })
+    .await;
+    let sim = &service.sim;
+    let id = fail(&service, |server| {
+        sim.fault(on_delete(server, FaultKind::status(500)));
+    })
+    .await;
+    let failed = |provision: &Value| {
+        provision["rollback"]["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|step| step["resource"] == "server" && step["last_error"].is_string())
+    };
+    service.until(id, failed).await;
+    service.advance(Duration::from_secs(3500)).await;
+    let provision = service.provision(id).await;
+    assert_eq!(provision["rollback"]["state"], "pending", "{provision:#}");
+    service.advance(Duration::from_secs(101)).await;
+    service.until(id, is_stuck).await;
+    let list = service.get("/v1/provisions?rollback=stuck").await;
+    assert_eq!(list.body["provisions"][0]["id"], json!(id));
+    service.until(id, |_| true).await;
+    let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
+    while stuck_events(&service.events(id).await) == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "no step.stuck");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    service.sim.clear_faults();
+    let provision = service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+    // The search and the id's own step, each noted once.
+    assert!(stuck_events(&service.events(id).await) <= 2);
+    assert!(
+        provision["rollback"]["steps"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|step| step["stuck"] == false)
+    );
+}
+
+#[tokio::test]
+async fn an_oauth_token_that_ends_in_mid_rollback_is_renewed() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    let first = service.make_all(&service.started(id, RUN).await);
+    service.callback("failure", id, RUN, first.ids()).await;
+    service.settled(id).await;
+    // The vendor forgets the token that we keep.
+    let again = service.sim.options().oauth_client_secret;
+    service.sim.change_tokens(Tokens {
+        oauth_client_secret: Some(again),
+        ..Tokens::default()
+    });
+    let id = fail(&service, |_| {}).await;
+    let provision = service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+    for step in provision["rollback"]["steps"].as_array().unwrap() {
+        assert_eq!(step["last_error"], Value::Null, "{step:#}");
+    }
+}
+
+#[tokio::test]
+async fn a_rotated_oauth_secret_is_stuck_until_it_is_back_and_the_server_goes_meanwhile() {
+    let service = Service::start().await;
+    let good = service.sim.options().oauth_client_secret;
+    service.sim.change_tokens(Tokens {
+        oauth_client_secret: Some("rotated".to_owned()),
+        ..Tokens::default()
+    });
+    let id = fail(&service, |_| {}).await;
+    service
+        .until(id, |provision| {
+            is_stuck(provision) && service.sim.servers().is_empty()
+        })
+        .await;
+    assert_eq!(service.alive().len(), 2);
+    service.sim.change_tokens(Tokens {
+        oauth_client_secret: Some(good),
+        ..Tokens::default()
+    });
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_row_that_nobody_can_read_does_not_keep_the_others() {
+    // Without keys that go first, so that one claim takes both.
+    let service = Service::start_with(Options {
+        tailscale: false,
+        ..Options::default()
+    })
+    .await;
+    let (broken, whole) = (Uuid::new_v4(), Uuid::new_v4());
+    for id in [broken, whole] {
+        service.make_all(&service.started(id, RUN).await);
+    }
+    // What no version of the program writes: an id that is none.
+    sqlx::query(
+        "with over as (
+             update attempts set reason = 'failure', rollback_started_at = now(),
+                                 finished_at = now(), may_exist = '[\"server\"]'
+             where provision_id = $1
+             returning provision_id
+         )
+         insert into steps (provision_id, attempt, resource, searches, vendor_id, state, moved_by,
+                            next_at, unsettled_since)
+         select provision_id, 1, 'server', false, '../42', 'due', 'planned', now(), now()
+         from over",
+    )
+    .bind(broken)
+    .execute(&service.pool)
+    .await
+    .unwrap();
+    service.callback("failure", whole, RUN, json!({})).await;
+    service.settled(whole).await;
+}
