@@ -5,7 +5,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{
-    catalogue, clock,
+    catalogue, clock, cloud_init,
     exchange::{Answer, Request, Twist},
     hetzner_json as render,
     hetzner_problem::Problem,
@@ -28,6 +28,7 @@ pub(super) fn plain_server(name: &str, labels: Labels) -> NewServer {
             .expect("the catalogue has ubuntu-24.04"),
         location: catalogue::location_named("fsn1").expect("the catalogue has fsn1"),
         start: true,
+        enrolment: None,
     }
 }
 
@@ -128,7 +129,8 @@ pub(super) fn create_server(
     check_name(&body.name)?;
     let labels = body.labels.unwrap_or_default();
     check_labels(&labels).map_err(|complaint| Problem::invalid_input("labels", &complaint))?;
-    if body.user_data.is_some_and(|data| data.len() > 32 * 1024) {
+    let user_data = body.user_data.unwrap_or_default();
+    if user_data.len() > 32 * 1024 {
         return Err(Problem::invalid_input("user_data", "is too long"));
     }
     let machine = catalogue::server_type(&id_or_name(&body.server_type))
@@ -167,6 +169,7 @@ pub(super) fn create_server(
         image,
         location,
         start: body.start_after_create.unwrap_or(true),
+        enrolment: cloud_init::enrolment(&user_data, &body.name),
     };
     let (id, actions) = world.project.create(new, now);
     if let Some(lock_for) = twist.lock_for {

@@ -12,7 +12,9 @@
 //!
 //! In reading order: `exchange` is the way of every request; `hetzner` and `tailscale` decide what
 //! a request does to `project` and `tailnet`; `selector` is the grammar of labels, `catalogue` what
-//! servers are made from; `faults` is what can be scripted; `world` holds it all under one lock. Nothing is kept on disk, and nothing outside loopback is ever contacted.
+//! servers are made from, `cloud_init` what they do at first boot; `faults` is what can be scripted;
+//! `world` holds it all under one lock. Nothing is kept on disk, and nothing outside loopback is ever
+//! contacted.
 //!
 //! ```no_run
 //! # use backstop::sim::{Fault, FaultKind, Sim, SimOptions, Vendor};
@@ -31,6 +33,7 @@
 
 mod catalogue;
 mod clock;
+mod cloud_init;
 mod connection;
 mod control;
 mod exchange;

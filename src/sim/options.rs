@@ -23,6 +23,8 @@ pub struct SimOptions {
     pub tailnet: String,
     /// The shortest and the longest that an action takes.
     pub action_time: (Duration, Duration),
+    /// How long a machine that runs takes to boot and to carry out its user data.
+    pub boot_time: Duration,
     /// Hetzner requests an hour, which is also how many may come in a burst.
     pub rate_limit: u32,
     /// Hetzner requests that come back each second.
@@ -43,6 +45,7 @@ impl Default for SimOptions {
             oauth_token_lifetime: Duration::from_secs(3600),
             tailnet: "example.com".to_owned(),
             action_time: (Duration::from_millis(200), Duration::from_millis(400)),
+            boot_time: Duration::from_millis(500),
             rate_limit: 3600,
             rate_refill_per_second: 1.0,
             server_limit: usize::MAX,

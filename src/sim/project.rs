@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use super::{
     catalogue::{Image, Location, ServerType},
     clock::later,
+    cloud_init::Enrolment,
     selector::Labels,
     snapshot::{self, ServerStatus},
 };
@@ -34,6 +35,8 @@ pub(super) struct Server {
     locked_until: Option<DateTime<Utc>>,
     /// When the operating system has shut down.
     off_at: Option<DateTime<Utc>>,
+    /// What it does at first boot; `None` once it has begun to.
+    enrolment: Option<Enrolment>,
     /// How many actions are running on it.
     busy: usize,
 }
@@ -65,6 +68,15 @@ pub(super) struct NewServer {
     pub(super) image: &'static Image,
     pub(super) location: &'static Location,
     pub(super) start: bool,
+    pub(super) enrolment: Option<Enrolment>,
+}
+
+/// A machine that was switched on for the first time.
+#[derive(Debug)]
+pub(super) struct FirstBoot {
+    pub(super) server: u64,
+    pub(super) at: DateTime<Utc>,
+    pub(super) enrolment: Enrolment,
 }
 
 /// What an action does.
@@ -164,6 +176,7 @@ pub(super) struct Project {
     actions: BTreeMap<u64, Action>,
     /// The actions that have not ended, by when they will.
     running: BTreeSet<(DateTime<Utc>, u64)>,
+    first_boots: Vec<FirstBoot>,
     next_server: u64,
     next_action: u64,
     action_time: (Duration, Duration),
@@ -176,6 +189,7 @@ impl Project {
             servers: BTreeMap::new(),
             actions: BTreeMap::new(),
             running: BTreeSet::new(),
+            first_boots: Vec::new(),
             next_server: 104_217_300,
             next_action: 583_118_265_000_000,
             action_time,
@@ -242,6 +256,7 @@ impl Project {
             location: new.location,
             locked_until: None,
             off_at: None,
+            enrolment: new.enrolment,
             busy: 0,
         };
         self.servers.insert(id, server);
@@ -336,6 +351,11 @@ impl Project {
         }
     }
 
+    /// The machines that were switched on for the first time since this was last asked.
+    pub(super) fn take_first_boots(&mut self) -> Vec<FirstBoot> {
+        std::mem::take(&mut self.first_boots)
+    }
+
     fn end(&mut self, id: u64) {
         let Some(action) = self.actions.get_mut(&id) else {
             return;
@@ -359,6 +379,12 @@ impl Project {
             }
             (Command::Start | Command::Reboot | Command::Reset, None) => {
                 server.status = ServerStatus::Running;
+                self.first_boots
+                    .extend(server.enrolment.take().map(|enrolment| FirstBoot {
+                        server: action.server,
+                        at: action.ends_at,
+                        enrolment,
+                    }));
             }
             (Command::Stop, None) => server.status = ServerStatus::Off,
             // Success only says that the signal was sent; the machine goes off in its own time.

@@ -9,6 +9,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     SimOptions, clock,
+    cloud_init::Enrolment,
     exchange::{self, Request, Twist},
     faults::{FaultBook, Vendor},
     hetzner_servers,
@@ -41,6 +42,8 @@ pub(super) enum Event {
     },
     /// A device joins.
     DeviceArrives { hostname: String, tags: Vec<String> },
+    /// A machine has booted and joins, unless it was deleted meanwhile.
+    DeviceEnrols { server: u64, enrolment: Enrolment },
     /// A request takes effect that was answered with an error.
     TakesEffect { vendor: Vendor, request: Request },
 }
@@ -66,21 +69,36 @@ impl World {
     /// Lets everything happen that was due by now.
     pub(super) fn advance(&mut self) {
         let now = clock::now();
-        while let Some(next) = self.agenda.first_entry()
-            && next.key().0 <= now
-        {
-            let ((at, _), event) = next.remove_entry();
-            self.project.advance(at);
+        loop {
+            let next = self.agenda.first_key_value().map(|(&(at, _), _)| at);
+            self.project.advance(next.unwrap_or(now).min(now));
+            self.plan_first_boots();
+            let Some(due) = self.agenda.first_entry().filter(|it| it.key().0 <= now) else {
+                return;
+            };
+            let ((at, _), event) = due.remove_entry();
             self.happen(event, at);
         }
-        self.project.advance(now);
     }
 
     /// Plans an event.
     pub(super) fn plan(&mut self, after: Duration, event: Event) {
+        self.plan_at(clock::later(clock::now(), after), event);
+    }
+
+    fn plan_at(&mut self, at: DateTime<Utc>, event: Event) {
         self.events_planned += 1;
-        let at = clock::later(clock::now(), after);
         self.agenda.insert((at, self.events_planned), event);
+    }
+
+    fn plan_first_boots(&mut self) {
+        for boot in self.project.take_first_boots() {
+            let event = Event::DeviceEnrols {
+                server: boot.server,
+                enrolment: boot.enrolment,
+            };
+            self.plan_at(clock::later(boot.at, self.options.boot_time), event);
+        }
     }
 
     /// Lets a request take effect later.
@@ -108,6 +126,14 @@ impl World {
             }
             Event::DeviceArrives { hostname, tags } => {
                 self.tailnet.add_device(&hostname, &tags, at);
+            }
+            Event::DeviceEnrols { server, enrolment } => {
+                if self.project.server(server).is_some() {
+                    // A key that lets nobody in leaves the machine outside.
+                    let _ = self
+                        .tailnet
+                        .enrol(&enrolment.auth_key, &enrolment.hostname, at);
+                }
             }
             Event::TakesEffect { vendor, request } => {
                 let answer = exchange::carry_out(self, vendor, &request, &Twist::default());

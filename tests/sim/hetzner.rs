@@ -1,8 +1,8 @@
 //! Rules of Hetzner Cloud.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use backstop::sim::{ServerStatus, Tokens};
+use backstop::sim::{ServerStatus, SimOptions, Tokens};
 use serde_json::{Value, json};
 
 use crate::support::{Bench, quick};
@@ -295,4 +295,46 @@ async fn a_shutdown_succeeds_before_the_server_is_off() {
     assert_eq!(bench.sim.servers()[0].status, ServerStatus::Running);
     tokio::time::sleep(Duration::from_millis(150)).await;
     assert_eq!(bench.sim.servers()[0].status, ServerStatus::Off);
+}
+
+#[tokio::test]
+async fn a_machine_joins_the_tailnet_at_its_first_boot_if_its_key_lets_it_in() {
+    let bench = Bench::with(SimOptions {
+        boot_time: Duration::from_millis(50),
+        ..quick()
+    });
+    let (_, secret) = bench.sim.mint_key("for agent-1", &["tag:agent"]);
+    for (name, key) in [("agent-1", secret.as_str()), ("agent-2", "tskey-auth-no")] {
+        let created = bench
+            .hetzner(
+                "POST",
+                "/servers",
+                Some(json!({
+                    "name": name, "server_type": "cx22", "image": "debian-12",
+                    "user_data": format!("#!/bin/sh\ntailscale up --auth-key={key} --hostname={name}\n"),
+                })),
+            )
+            .await;
+        assert_eq!(created.status, 201, "{}", created.text);
+        assert!(bench.sim.devices().is_empty(), "it has not booted yet");
+        let patience = if name == "agent-1" { 10_000 } else { 500 };
+        let booted = Instant::now() + Duration::from_millis(patience);
+        while bench.sim.devices().is_empty() && Instant::now() < booted {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let joined: Vec<_> = bench.sim.devices();
+        let names: Vec<_> = joined.iter().map(|it| it.hostname.as_str()).collect();
+        assert_eq!(
+            names,
+            if name == "agent-1" {
+                vec!["agent-1"]
+            } else {
+                vec![]
+            }
+        );
+        for device in joined {
+            assert_eq!(device.tags, ["tag:agent"]);
+            bench.sim.remove_device(&device.node_id);
+        }
+    }
 }

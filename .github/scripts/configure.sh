@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Configures the machine with Ansible, over the tailnet where there is one.
+#
+#   AGENT_ID    handed to the playbook
+# and what callback.sh takes.
+# shellcheck source=.github/scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+may_be_stopped
+
+progress configuring
+address=$(noted tailscale_ip)
+address=${address:-$(noted server_ip)}
+unset BACKSTOP_CALLBACK_SECRET
+cd "$scripts/../../ansible"
+# In this shell's place: what ends the step must reach Ansible and not a shell that waits for it.
+exec ansible-playbook --inventory "$address," \
+  --extra-vars "$(jq -nc --arg agent_id "${AGENT_ID-}" --arg provision_id "$PROVISION_ID" \
+    --arg attempt "$(told .attempt)" '$ARGS.named')" site.yml

@@ -1,0 +1,61 @@
+//! What a machine does at its first boot, as far as joining the tailnet goes.
+//!
+//! A real machine runs its user data; this one only looks for the `tailscale up` in it. See
+//! <https://cloudinit.readthedocs.io/en/latest/explanation/format.html> and
+//! <https://tailscale.com/kb/1241/tailscale-up>.
+
+/// A machine's wish to join.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Enrolment {
+    /// The secret of an auth key.
+    pub(super) auth_key: String,
+    /// What the machine calls itself.
+    pub(super) hostname: String,
+}
+
+/// The enrolment that user data asks for. `None`: the machine stays outside.
+pub(super) fn enrolment(user_data: &str, server_name: &str) -> Option<Enrolment> {
+    let (_, arguments) = user_data.split_once("tailscale")?;
+    let auth_key = ["--auth-key", "--authkey"]
+        .iter()
+        .find_map(|name| value(arguments, name))?;
+    Some(Enrolment {
+        auth_key: auth_key.to_owned(),
+        hostname: value(arguments, "--hostname")
+            .unwrap_or(server_name)
+            .to_owned(),
+    })
+}
+
+/// The value of `--name=value` or `--name value`, in a shell's line or a list of words.
+fn value<'a>(arguments: &'a str, name: &str) -> Option<&'a str> {
+    let is_between = |c: char| c.is_whitespace() || "=\"',[]".contains(c);
+    let (_, rest) = arguments.split_once(name)?;
+    rest.trim_start_matches(is_between)
+        .split(is_between)
+        .next()
+        .filter(|value| !value.is_empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_enrolment_is_found_in_words_and_in_lines() {
+        for user_data in [
+            r#"#cloud-config
+               {"runcmd":[["tailscale","up","--auth-key=tskey-auth-1","--hostname=agent-1","--ssh"]]}"#,
+            "#!/bin/sh\ntailscale up --ssh --authkey tskey-auth-1 --hostname agent-1\n",
+        ] {
+            let expected = Enrolment {
+                auth_key: "tskey-auth-1".to_owned(),
+                hostname: "agent-1".to_owned(),
+            };
+            assert_eq!(enrolment(user_data, "other"), Some(expected), "{user_data}");
+        }
+        assert_eq!(enrolment("#!/bin/sh\necho --auth-key=x\n", "other"), None);
+        let nameless = enrolment("tailscale up --auth-key=k", "agent-2").unwrap();
+        assert_eq!(nameless.hostname, "agent-2");
+    }
+}
