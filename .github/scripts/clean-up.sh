@@ -6,7 +6,7 @@
 # heard the answer. Without an answer the first job cleans only if it never sent `success`; the second
 # job, on a fresh runner, knows too little and leaves everything to backstop.
 #
-#   ATTEMPT    the attempt's number, where the second job knows it
+#   KNOWN    the first job's outputs, for the second: a JSON object of what they still say
 #   HCLOUD_TOKEN, TAILSCALE_OAUTH_CLIENT_ID, TAILSCALE_OAUTH_CLIENT_SECRET
 # and what callback.sh takes. The output `verdict` says what became of it: kept, cleaned or left.
 # shellcheck source=.github/scripts/lib.sh
@@ -51,8 +51,8 @@ learn_names() {
   local answer
   if answer=$(CALLBACK_SECONDS=30 "$scripts/callback.sh" started <<<'{}'); then
     note started.json "$answer"
-  elif [[ -n ${ATTEMPT-} ]]; then
-    note started.json "$(jq -n --arg hex "${PROVISION_ID//-/}" --argjson attempt "$ATTEMPT" \
+  elif has_noted attempt; then
+    note started.json "$(jq -n --arg hex "${PROVISION_ID//-/}" --argjson attempt "$(noted attempt)" \
       '"\($hex)-a\($attempt)" as $it | {attempt: $attempt, labels: {"backstop-attempt": "\($attempt)"},
         tailscale: {hostname: "agent-\($it)", key_description: "backstop \($it)", tags: []}}')"
   fi
@@ -93,6 +93,7 @@ matching() {
   fi
 }
 
+# shellcheck disable=SC2016 # jq's variables
 remove_keys() {
   local id
   for id in $({ noted tailscale_key_id && echo; matching tailscale '/TAILNET/keys?all=true' \
@@ -118,6 +119,7 @@ await_end_of_server() {
   done
 }
 
+# shellcheck disable=SC2016 # jq's variables
 remove_devices() {
   local id
   for id in $({ noted tailscale_node_id && echo; matching tailscale '/TAILNET/devices' \
@@ -126,6 +128,11 @@ remove_devices() {
     remove "device $id" tailscale "/device/$id"
   done
 }
+
+# What follows is not to be stopped by a heartbeat.
+rm -f "$notes/stoppable_pid"
+while IFS='=' read -r name value; do note "$name" "$value"; done \
+  < <(jq -r 'to_entries[] | "\(.key)=\(.value)"' <<<"${KNOWN:-{\}}")
 
 verdict=$(ask)
 [[ $verdict == clean ]] || end "$verdict"

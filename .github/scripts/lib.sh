@@ -7,6 +7,13 @@
 set -euo pipefail
 umask 077
 
+# It comes from whoever starts the workflow and becomes part of paths; labels have it in lower case.
+if [[ ! ${PROVISION_ID-} =~ ^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$ ]]; then
+  echo "::error::provision_id must be a UUID with dashes"
+  exit 1
+fi
+PROVISION_ID=${PROVISION_ID,,}
+
 # Notes outlive a step: one small file each, in a folder that lasts as long as the job.
 notes=${PROVISION_NOTES:-${RUNNER_TEMP:-/tmp}/backstop-$PROVISION_ID}
 mkdir -p "$notes"
