@@ -22,14 +22,19 @@ export function killTracked(trackingId) {
   }
 }
 
-/// Their ids, without those that are dead and not buried yet.
+/// Their ids.
 export function tracked(trackingId) {
   const variable = `RUNNER_TRACKING_ID=${trackingId}`;
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))
     .filter((pid) => read(`/proc/${pid}/environ`).split('\0').includes(variable))
-    .filter((pid) => !/\) [ZX] /.test(read(`/proc/${pid}/stat`)))
+    .filter(runs)
     .map(Number);
+}
+
+/// Whether there is such a process that is not dead and merely unburied.
+export function runs(pid) {
+  return / [^ZX] /.test(/\) . /.exec(read(`/proc/${pid}/stat`))?.[0]);
 }
 
 /// Empty for a process that has ended or is somebody else's.

@@ -9,7 +9,9 @@ import { relative, resolve } from 'node:path';
 import { NoOperationTraceWriter, convertWorkflowTemplate, parseWorkflow } from './packages.mjs';
 import { repository } from './repository.mjs';
 
-export class WorkflowError extends Error {}
+export class WorkflowError extends Error {
+  name = 'WorkflowError';
+}
 
 /// Reads a file, relative to the repository. Rejects with a `WorkflowError`.
 export async function loadWorkflow(path) {
