@@ -3,7 +3,13 @@
 const pending = new Set();
 
 process.on('exit', () => {
-  for (const undo of pending) undo();
+  for (const undo of pending) {
+    try {
+      undo();
+    } catch (error) {
+      console.error(error);
+    }
+  }
 });
 for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129]]) {
   process.once(signal, () => process.exit(code));

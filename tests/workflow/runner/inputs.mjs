@@ -19,8 +19,7 @@ export function takeInputs(workflow, event, given) {
 }
 
 /// Refuses a call without the secrets that the workflow requires of its caller.
-export function checkSecrets(workflow, event, secrets) {
-  if (event !== 'workflow_call') return;
+export function checkSecrets(workflow, secrets) {
   for (const [name, token] of Object.entries(fields(workflow.on.workflow_call.secrets))) {
     const required = fields(token).required?.toString() === 'true';
     if (required && !secrets[name]) throw new WorkflowError(`secret ${name} is required`);

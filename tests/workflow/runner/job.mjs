@@ -112,6 +112,11 @@ export class JobRun {
     if (!this.#holds(step, contexts)) abort.abort();
   }
 
+  /// As when the minutes of the step that runs now are up.
+  timeOutStep() {
+    this.#current?.abort.abort();
+  }
+
   /// Ends the job at once with this result, and every process of it.
   kill(result) {
     if (this.#over) return;
@@ -246,6 +251,7 @@ export class JobRun {
       HOME: this.#place.home,
       LANG: 'C.UTF-8',
       CI: 'true',
+      ...options.env,
       ...env,
       ...runnerVariables(contexts.github, this.#runner),
       RUNNER_TRACKING_ID: this.#trackingId,

@@ -37,10 +37,9 @@ export async function runProcess({ command, args, cwd, env, line, signal, second
   });
   const cancel = async () => {
     for (const [name, seconds] of [['SIGINT', SIGINT], ['SIGTERM', SIGTERM]]) {
-      // Signals only what is not known to have ended: the id may be another's by now.
+      // False once it has ended: then there is nothing to wait for.
       if (!child.kill(name)) continue;
-      const given = sleep(seconds * secondMs, 'ignored', { ref: false });
-      if ((await Promise.race([ended, given])) !== 'ignored') return;
+      await Promise.race([ended.catch(() => {}), sleep(seconds * secondMs, null, { ref: false })]);
     }
     child.kill('SIGKILL');
   };

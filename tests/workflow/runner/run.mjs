@@ -26,15 +26,17 @@ class Run {
   #listeners = [];
   #cancelled = false;
   #forced = false;
+  #called;
 
   constructor(workflow, options) {
     this.workflow = workflow;
-    this.options = { minuteMs: 60_000, secondMs: 1000, actions: {}, faults: {}, ...options };
+    this.options = { minuteMs: 60_000, secondMs: 1000, actions: {}, faults: {}, env: {}, ...options };
     const event = options.event ?? ['workflow_dispatch', 'workflow_call'].find((it) => workflow.on[it]);
     this.inputs = takeInputs(workflow, event, options.inputs ?? {});
     this.vars = options.vars ?? {};
     this.secrets = { GITHUB_TOKEN: `ghs_${randomBytes(18).toString('hex')}`, ...options.secrets };
-    checkSecrets(workflow, event, this.secrets);
+    this.#called = event === 'workflow_call';
+    if (this.#called) checkSecrets(workflow, this.secrets);
     this.github = githubContext(workflow, event, this.inputs, options.github ?? {});
     for (const job of workflow.jobs) this.#check(job);
     for (const [step, fault] of Object.entries(this.options.faults)) {
@@ -68,6 +70,7 @@ class Run {
       return {
         conclusion: this.#conclusion(),
         jobs: this.#results,
+        outputs: this.#outputs(),
         log: all.map((job) => job.log).join(''),
         summary: all.map((job) => job.summary).join(''),
         concurrency,
@@ -90,6 +93,16 @@ class Run {
     }
   }
 
+  /// The minutes of this job are up now.
+  timeOutJob(id) {
+    this.#runningJob(id).cancel('The job has exceeded its maximum execution time.');
+  }
+
+  /// The minutes of the step that this job is at are up now.
+  timeOutStep(id) {
+    this.#runningJob(id).timeOutStep();
+  }
+
   /// As the call "force-cancel": conditions are not asked.
   forceCancel() {
     this.#cancelled = true;
@@ -99,7 +112,7 @@ class Run {
 
   /// The machine of this job, or of every job that runs now, is gone.
   killRunner(id) {
-    if (id !== undefined && !this.#running.has(id)) throw new Error(`job ${id} does not run now`);
+    if (id !== undefined) this.#runningJob(id);
     for (const running of this.#running.values()) {
       if (id === undefined || id === running.job.id) running.kill('failure');
     }
@@ -121,6 +134,12 @@ class Run {
   /// The group of a `concurrency`, which is recorded only.
   concurrency(token, contexts = this.#contexts({})) {
     return text(token.isScalar ? token : fields(token).group, contexts);
+  }
+
+  #runningJob(id) {
+    const job = this.#running.get(id);
+    if (!job) throw new Error(`job ${id} does not run now`);
+    return job;
   }
 
   #check(job) {
@@ -160,7 +179,7 @@ class Run {
       return;
     }
     const began = performance.now();
-    const running = new JobRun(job, this, this.#needs(job), result);
+    const running = new JobRun(job, this, this.#seen(job.needs), result);
     this.#running.set(job.id, running);
     try {
       await running.go();
@@ -171,7 +190,7 @@ class Run {
       this.#running.delete(job.id);
       result.durationMs = performance.now() - began;
     }
-    if (result.result === 'failure' && boolean(job.continueOnError, this.#contexts(this.#needs(job)))) {
+    if (result.result === 'failure' && boolean(job.continueOnError, this.#contexts(this.#seen(job.needs)))) {
       result.forgiven = true;
     }
   }
@@ -179,7 +198,7 @@ class Run {
   /// Whether a job's condition holds now. `success()` asks all jobs before it, however far.
   #holds(job) {
     const before = this.#ancestors(job).map((id) => this.#results[id]);
-    return holds(job.condition, this.#contexts(this.#needs(job)), {
+    return holds(job.condition, this.#contexts(this.#seen(job.needs)), {
       always: () => true,
       success: () => !this.#cancelled && before.every((it) => seen(it) === 'success'),
       failure: () => !this.#cancelled && before.some((it) => seen(it) === 'failure'),
@@ -196,12 +215,24 @@ class Run {
     return { github: this.github, inputs: this.inputs, vars: this.vars, needs };
   }
 
-  #needs(job) {
+  /// Jobs as the `needs` and `jobs` contexts have them.
+  #seen(ids) {
     return Object.fromEntries(
-      job.needs.map((id) => {
+      ids.map((id) => {
         const { outputs } = this.#results[id];
         return [id, { result: seen(this.#results[id]), outputs }];
       }),
+    );
+  }
+
+  /// What a called workflow gives its caller.
+  #outputs() {
+    if (!this.#called) return {};
+    const jobs = this.#seen(this.workflow.jobs.map((job) => job.id));
+    const contexts = { ...this.#contexts({}), jobs };
+    const declared = Object.entries(fields(this.workflow.on.workflow_call.outputs));
+    return Object.fromEntries(
+      declared.map(([name, output]) => [name, text(fields(output).value, contexts)]),
     );
   }
 

@@ -26,14 +26,15 @@ test('inputs have their types and defaults; in the event of a dispatch they are 
   assert.equal(file, `acme/agents/${path}@refs/heads/main ${path}`);
 });
 
-test('a called workflow takes the inputs and secrets of its caller', async () => {
+test('a called workflow takes inputs and secrets of its caller, and gives it outputs', async () => {
   refused({ agent: 'a' }, /secret TOKEN is required/, { event: 'workflow_call' });
-  const { jobs } = await runSample('inputs', {
+  const { jobs, outputs } = await runSample('inputs', {
     event: 'workflow_call',
     inputs: { agent: 'web-1' },
     secrets: { TOKEN: 'x' },
   });
   assert.deepEqual(JSON.parse(jobs.looks.steps.looks.outputs.inputs), { agent: 'web-1' });
+  assert.deepEqual(outputs, { seen: 'web-1' });
 });
 
 test('concurrency is recorded', async () => {

@@ -31,6 +31,23 @@ test('hang: until its time is up', async () => {
   assert.deepEqual(after.outputs, { did: 'it' });
 });
 
+test('hang: until its time is said to be up', async () => {
+  const run = await sample('faults', { faults: { works: { before: 'hang' } } });
+  run.on('works', 'start', () => setImmediate(() => run.timeOutStep('works')));
+  const { works } = (await run.go()).jobs;
+  assert.equal(works.steps.works.outcome, 'failure');
+  assert.equal(works.result, 'failure');
+});
+
+test('hang: until its job’s time is said to be up', async () => {
+  const run = await sample('faults', { faults: { works: { before: 'hang' } } });
+  run.on('works', 'start', () => setImmediate(() => run.timeOutJob('works')));
+  const { works } = (await run.go()).jobs;
+  assert.equal(works.steps.works.outcome, 'cancelled');
+  assert.equal(works.steps.on_cancel.outcome, 'success');
+  assert.equal(works.result, 'cancelled');
+});
+
 test('hang: until it is cancelled', async () => {
   const run = await sample('faults', { faults: { 'works/works': { after: 'hang' } } });
   run.on('works', 'effect', () => setImmediate(() => run.cancel()));

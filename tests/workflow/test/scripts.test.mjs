@@ -13,6 +13,7 @@ const looks = once(async () => {
   const { jobs } = await runSample('environment', {
     vars: { REGION: 'fsn1' },
     github: { run_id: 7, sha: 'c0ffee' },
+    env: { MACHINE: 'theirs', OF_MACHINE: 'theirs' },
   });
   const lines = jobs.looks.steps.looks.outputs.all.split('\n');
   return { jobs, env: Object.fromEntries(lines.map((line) => line.split(/=(.*)/s).slice(0, 2))) };
@@ -52,12 +53,12 @@ test('the environment has nothing of ours but PATH', async () => {
   const { env } = await looks();
   const others = Object.keys(env).filter((name) => !/^(GITHUB|RUNNER)_/.test(name));
   assert.deepEqual(others.toSorted(), [
-    'CI', 'FLAG', 'HOME', 'LANG', 'LEVEL', 'NUMBER', 'OF_JOB', 'OF_WORKFLOW', 'PATH', 'PWD', 'SAW',
-    'SHLVL', '_',
+    'CI', 'FLAG', 'HOME', 'LANG', 'LEVEL', 'MACHINE', 'NUMBER', 'OF_JOB', 'OF_MACHINE', 'OF_WORKFLOW',
+    'PATH', 'PWD', 'SAW', 'SHLVL', '_',
   ]);
 });
 
-test('env of a step wins over the job’s, and that over the workflow’s', async () => {
+test('env of a step wins over the job’s, that over the workflow’s, and that over the machine’s', async () => {
   const { env } = await looks();
   assert.equal(env.LEVEL, 'step');
   assert.equal(env.OF_WORKFLOW, '7');
@@ -65,6 +66,7 @@ test('env of a step wins over the job’s, and that over the workflow’s', asyn
   assert.equal(env.SAW, 'fsn1 job');
   assert.equal(env.FLAG, 'true');
   assert.equal(env.NUMBER, '1.1');
+  assert.deepEqual([env.MACHINE, env.OF_MACHINE], ['theirs', 'ours']);
 });
 
 test('nobody can set what the runner sets', async () => {
