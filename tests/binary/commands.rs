@@ -123,6 +123,9 @@ async fn sim_prints_what_to_export() {
         "TAILSCALE_OAUTH_CLIENT_SECRET",
         "TAILSCALE_TAILNET",
         "TAILSCALE_BASE_URL",
+        "GITHUB_TOKEN",
+        "GITHUB_API_URL",
+        "BACKSTOP_GITHUB_REPOSITORY",
     ] {
         let start = format!("export {name}=");
         let said = server.printed.iter().find(|line| line.starts_with(&start));
