@@ -321,6 +321,8 @@ impl Drop for Sim {
 /// When the address cannot be listened on, or standard output is closed.
 pub async fn run(listen: SocketAddr, options: SimOptions) -> io::Result<()> {
     let sim = Sim::start(listen, options)?;
+    // Armed first: whoever reads the address may stop us at once.
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     {
         let mut out = io::stdout().lock();
         for (name, value) in sim.environment() {
@@ -329,7 +331,6 @@ pub async fn run(listen: SocketAddr, options: SimOptions) -> io::Result<()> {
         writeln!(out, "listening on http://{}", sim.address())?;
         out.flush()?;
     }
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = terminated.recv() => {}

@@ -18,6 +18,7 @@ mod attempts;
 mod batches;
 mod callbacks;
 mod connections;
+mod dispatch;
 mod hostile;
 mod hostile_fields;
 mod hostile_requests;
