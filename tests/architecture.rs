@@ -109,6 +109,7 @@ fn the_simulation_shares_nothing_with_the_clients_and_only_the_demo_uses_it() {
         "crate::store",
         "crate::http",
         "crate::rollback",
+        "crate::dispatch",
         "crate::config",
     ];
     nothing_below("src/sim", &ours);

@@ -65,31 +65,31 @@ pub struct GitHubSettings {
     pub github_ref: String,
 }
 
+/// How the repository is named. Its number tells whose runs call us, and starts none.
+enum Named {
+    Nowhere,
+    ByNumber,
+    ByName(Repository),
+}
+
 impl GitHubSettings {
     /// Checks the settings. `None`: without a credential nothing is dispatched.
     pub(super) fn check(&self) -> Result<Option<GitHub>, ConfigError> {
         let error = |text: String| Err(ConfigError(text));
         // Always looked at, so that a typing error does not wait for a credential.
-        let repository = match given_text(self.github_repository.as_deref()) {
-            None => None,
-            Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => Some(None),
-            Some(text) => {
-                let named = Repository::parse(text).map_err(|e| ConfigError(e.to_string()))?;
-                Some(Some(named))
-            }
-        };
+        let repository = self.repository()?;
         let Some((variable, credential)) = self.credential()? else {
             return Ok(None);
         };
         let repository = match repository {
-            Some(Some(repository)) => repository,
-            Some(None) => {
+            Named::ByName(repository) => repository,
+            Named::ByNumber => {
                 return error(format!(
                     "{variable} is set, and BACKSTOP_GITHUB_REPOSITORY is a number: to dispatch, \
                      it must be owner/name"
                 ));
             }
-            None => {
+            Named::Nowhere => {
                 return error(format!(
                     "{variable} is set and BACKSTOP_GITHUB_REPOSITORY is not"
                 ));
@@ -103,6 +103,16 @@ impl GitHubSettings {
         GitHub::new(&self.github_api_url, workflow, &credential)
             .map(Some)
             .map_err(|e| ConfigError(e.to_string()))
+    }
+
+    fn repository(&self) -> Result<Named, ConfigError> {
+        match given_text(self.github_repository.as_deref()) {
+            None => Ok(Named::Nowhere),
+            Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Named::ByNumber),
+            Some(text) => Repository::parse(text)
+                .map(Named::ByName)
+                .map_err(|e| ConfigError(e.to_string())),
+        }
     }
 
     /// The credential, with the variable that it is known by.

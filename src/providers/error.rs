@@ -9,8 +9,8 @@ use super::Vendor;
 
 /// Why a vendor did not do as asked.
 ///
-/// Displays as one line for `last_error`: vendor, method, path, status, the vendor's own code.
-/// Never a query, a body or a secret.
+/// Displays as one line for `last_error`: vendor, method, path, status, the vendor's own code; for
+/// GitHub, which has no codes, its sentence. Never a query, a body or a secret.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum VendorError {
     /// Something else is running on the resource (423 `locked`, 409 `conflict`). Common right
