@@ -19,6 +19,7 @@ mod batches;
 mod callbacks;
 mod connections;
 mod dispatch;
+mod dispatch_races;
 mod hostile;
 mod hostile_fields;
 mod hostile_requests;
