@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
+use crate::dispatch::Dispatcher;
 use crate::http::{Api, router};
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
@@ -135,6 +136,18 @@ impl App {
             tracker.spawn(worker.run(tracker.clone()));
         }
 
+        let dispatches = config.github.is_some();
+        if let Some(github) = config.github {
+            let worker = Dispatcher::new(
+                pool.clone(),
+                changes.clone(),
+                config.rollback.retry,
+                github,
+                work.clone(),
+            );
+            tracker.spawn(worker.run(tracker.clone()));
+        }
+
         let api = Api {
             pool: pool.clone(),
             changes,
@@ -142,6 +155,7 @@ impl App {
             tokens: Arc::new(config.tokens),
             controller,
             tailscale_tag: tag,
+            dispatches,
             provision_timeout: config.provision_timeout,
             stuck_after: config.rollback.stuck_after,
             stop: intake.clone(),

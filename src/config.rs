@@ -3,6 +3,8 @@
 //! Flags and variables are parsed into [`Settings`] by clap and checked into [`Config`], which
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
+mod github;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,8 +17,9 @@ use crate::domain::backoff::Backoff;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::providers::tailscale::TailscaleCredential;
-use crate::providers::{Hetzner, Tailscale};
+use crate::providers::{GitHub, Hetzner, Tailscale};
 use crate::rollback::worker;
+use github::GitHubSettings;
 
 /// A setting that cannot be used. Names the variable, never a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -125,6 +128,10 @@ pub struct Settings {
     )]
     pub tailscale_tag: String,
 
+    /// The workflow that provisions.
+    #[command(flatten)]
+    pub github: GitHubSettings,
+
     /// Secrets of signed callbacks, `whsec_…`, comma separated for rotation
     #[arg(
         long,
@@ -162,12 +169,12 @@ pub struct Settings {
           default_value = "10m", value_parser = duration)]
     pub late_arrival_window: Duration,
 
-    /// First pause after a failed delete; doubled each time
+    /// First pause after a failed delete or dispatch; doubled each time
     #[arg(long, env = "BACKSTOP_RETRY_BASE", value_name = "BACKSTOP_RETRY_BASE",
           default_value = "1s", value_parser = duration)]
     pub retry_base: Duration,
 
-    /// Longest pause after a failed delete
+    /// Longest pause after a failed delete or dispatch
     #[arg(long, env = "BACKSTOP_RETRY_CAP", value_name = "BACKSTOP_RETRY_CAP",
           default_value = "15m", value_parser = duration)]
     pub retry_cap: Duration,
@@ -190,6 +197,8 @@ pub struct Config {
     pub hetzner: Hetzner,
     /// The tailnet, and the tag that makes a device ours. `None`: no key and device steps.
     pub tailscale: Option<(Tailscale, String)>,
+    /// The workflow that is dispatched for a provision. `None`: none is.
+    pub github: Option<GitHub>,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
@@ -247,6 +256,7 @@ impl Settings {
         let hetzner = Hetzner::new(&self.hcloud_endpoint, hcloud_token)
             .map_err(|e| ConfigError(e.to_string()))?;
         let tailscale = self.tailscale()?;
+        let github = self.github.check()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
             .map(|secrets| {
@@ -287,6 +297,7 @@ impl Settings {
             database_connections: self.database.database_connections,
             hetzner,
             tailscale,
+            github,
             proof,
             tokens,
             provision_timeout: self.provision_timeout,

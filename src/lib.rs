@@ -12,7 +12,8 @@
 //!   claimed under leases and settled under a fence.
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
-//! - [`providers`]: the clients for Hetzner and Tailscale.
+//! - [`dispatch`]: sends the workflows that the outbox has.
+//! - [`providers`]: the clients for Hetzner, Tailscale and GitHub.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
@@ -23,6 +24,7 @@
 pub mod app;
 pub mod config;
 pub mod demo;
+pub mod dispatch;
 pub mod domain;
 pub mod http;
 pub mod postgres;

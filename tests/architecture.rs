@@ -48,6 +48,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::app",
         "crate::config",
         "crate::demo",
+        "crate::dispatch",
         "crate::http",
         "crate::postgres",
         "crate::providers",
@@ -70,6 +71,7 @@ fn http_calls_no_vendor_and_no_worker() {
         &[
             "crate::providers",
             "rollback::worker",
+            "crate::dispatch",
             "crate::sim",
             "reqwest",
         ],
@@ -78,7 +80,10 @@ fn http_calls_no_vendor_and_no_worker() {
 
 #[test]
 fn rollback_knows_no_http_of_ours() {
-    nothing_below("src/rollback", &["crate::http", "axum", "crate::sim"]);
+    nothing_below(
+        "src/rollback",
+        &["crate::http", "axum", "crate::sim", "crate::dispatch"],
+    );
 }
 
 #[test]
@@ -86,6 +91,7 @@ fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",
         "crate::rollback",
+        "crate::dispatch",
         "crate::app",
         "crate::sim",
         "crate::demo",
@@ -103,6 +109,7 @@ fn the_simulation_shares_nothing_with_the_clients_and_only_the_demo_uses_it() {
         "crate::store",
         "crate::http",
         "crate::rollback",
+        "crate::dispatch",
         "crate::config",
     ];
     nothing_below("src/sim", &ours);

@@ -127,6 +127,8 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         database_connections: 10,
         hetzner: Hetzner::new(&sim.hetzner_url(), &options.hcloud_token.into())?,
         tailscale: Some((tailscale, TAG.to_owned())),
+        // The workflows here are played, not dispatched.
+        github: None,
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
             read: None,

@@ -55,7 +55,7 @@ pub struct Attempt {
     pub tailscale_node_id: Option<VendorId>,
     /// Every id that any callback of this attempt named.
     pub hints: BTreeSet<Hint>,
-    /// What went wrong, in the workflow's words.
+    /// What went wrong, in the workflow's words; if it could not be dispatched, in GitHub's.
     pub error: Option<String>,
     /// Which of the workflow's steps failed.
     pub failed_step: Option<String>,
@@ -276,6 +276,7 @@ impl Provision {
             events: Vec::new(),
             steps: Vec::new(),
             heard_over: None,
+            dispatch: false,
         })
     }
 
@@ -296,6 +297,28 @@ impl Provision {
         let mut change = provision.change(Move::Created)?;
         change.record(AttemptNumber::UNTAKEN, "created", Map::new());
         Ok(change)
+    }
+
+    /// Fails a provision whose workflow GitHub refused to start; `error` says why. `None` if it is
+    /// no longer queued: a run took it, or it is over. The refusal itself is for whoever sent the
+    /// dispatch to record.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] if it is not in the database.
+    pub fn fail_dispatch(
+        self,
+        error: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Change>, IllegalMove> {
+        if self.status != Status::Queued {
+            return Ok(None);
+        }
+        let mut change = self.change(Move::DispatchFailed)?;
+        change.provision.updated_at = now;
+        let attempt = &mut change.provision.attempt;
+        attempt.error = Some(error.to_owned());
+        attempt.end(Reason::DispatchFailed, now);
+        Ok(Some(change))
     }
 
     /// Destroys a provision, whatever its status. `None` if it is destroyed already.
@@ -344,6 +367,8 @@ pub struct Change {
     pub steps: Vec<PlannedStep>,
     /// An attempt that is over and of which something was heard.
     pub heard_over: Option<HeardOver>,
+    /// Whether a workflow is to be dispatched for it: sent later, from the outbox.
+    pub dispatch: bool,
 }
 
 /// That something was heard of an attempt that is over: whoever is looking for its things has to

@@ -44,6 +44,8 @@ pub enum Move {
     Retry,
     /// Somebody asked for it to be destroyed.
     Destroyed,
+    /// GitHub refused to start its workflow.
+    DispatchFailed,
 }
 
 /// A move that the table does not list. A bug in the caller; nothing changes.
@@ -74,6 +76,7 @@ pub fn transition(from: Option<Status>, by: Move) -> Result<Status, IllegalMove>
         (Some(S::Queued | S::Provisioning | S::Running | S::Failed), Move::Destroyed) => {
             Ok(S::Destroyed)
         }
+        (Some(S::Queued), Move::DispatchFailed) => Ok(S::Failed),
         (from, by) => Err(IllegalMove { from, by }),
     }
 }
@@ -96,6 +99,7 @@ mod tests {
             Move::Late,
             Move::Retry,
             Move::Destroyed,
+            Move::DispatchFailed,
         ];
         // columns as in `moves`
         let table = [
@@ -107,6 +111,7 @@ mod tests {
                     "provisioning",
                     "running",
                     "failed",
+                    NO,
                     NO,
                     NO,
                     NO,
@@ -123,6 +128,7 @@ mod tests {
                     NO,
                     NO,
                     "destroyed",
+                    "failed",
                 ],
             ),
             (
@@ -136,6 +142,7 @@ mod tests {
                     "provisioning",
                     "provisioning",
                     "destroyed",
+                    NO,
                 ],
             ),
             (
@@ -149,6 +156,7 @@ mod tests {
                     "running",
                     "running",
                     "destroyed",
+                    NO,
                 ],
             ),
             (
@@ -162,11 +170,12 @@ mod tests {
                     "failed",
                     "failed",
                     "destroyed",
+                    NO,
                 ],
             ),
             (
                 Some(Status::Destroyed),
-                [NO, NO, NO, NO, NO, "destroyed", "destroyed", NO],
+                [NO, NO, NO, NO, NO, "destroyed", "destroyed", NO, NO],
             ),
         ];
         for (from, row) in table {

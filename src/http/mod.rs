@@ -50,6 +50,8 @@ pub struct Api {
     pub controller: ControllerId,
     /// The tag that makes a device ours; `None` without Tailscale.
     pub tailscale_tag: Option<String>,
+    /// Whether a provision that is asked for has its workflow dispatched.
+    pub dispatches: bool,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
     /// Unsettled for this long: stuck.

@@ -48,11 +48,15 @@ pub(super) async fn create(
     let created = match read(&mut db, id).await? {
         (Some(_), _) => false,
         (None, now) => {
-            let change = Provision::create(id, agent_id, region, now, api.provision_timeout)
+            let mut change = Provision::create(id, agent_id, region, now, api.provision_timeout)
                 .map_err(StoreError::from)?;
+            change.dispatch = api.dispatches;
             write(&mut db, &change).await? == Written::Yes
         }
     };
+    if created && api.dispatches {
+        api.changes.announce(id);
+    }
     let view = view(&api, &mut db, id).await?;
     if created {
         let location = format!("/v1/provisions/{id}");

@@ -91,6 +91,6 @@ pub(super) fn nothing_found(step: &ClaimedStep) -> Outcome {
 }
 
 /// Half to all of a pause, so that replicas do not come back in step.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

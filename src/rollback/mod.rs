@@ -11,6 +11,8 @@ pub mod worker;
 
 use sqlx::{Connection, PgConnection};
 
+pub(crate) use judge::jittered;
+
 use crate::domain::names::{AttemptNumber, ProvisionId};
 use crate::domain::provision::{Change, PlannedStep};
 use crate::domain::step::Resource;

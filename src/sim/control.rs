@@ -54,6 +54,7 @@ async fn state(shared: Control) -> Json<Value> {
         "servers": shared.servers(),
         "devices": shared.devices(),
         "keys": shared.keys(),
+        "runs": shared.runs(),
     }))
 }
 

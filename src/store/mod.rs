@@ -2,6 +2,7 @@
 //!
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
+//! - [`dispatches`]: claims workflows that are to be dispatched, and keeps how that went.
 //! - [`views`]: what the status API shows.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
@@ -9,6 +10,7 @@
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
 pub mod changes;
+pub mod dispatches;
 pub mod ledger;
 pub mod provisions;
 mod rows;

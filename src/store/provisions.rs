@@ -114,7 +114,8 @@ pub enum Written {
 /// Writes a change: the provision if its version is unmoved, its attempts, the history, and the
 /// steps that undo what is over. Steps that are there already stay as they are, but whoever is
 /// looking for things of an attempt that was just heard has to look again, also at ids it names that
-/// had counted as something else's or as gone without us. What we deleted cannot come back.
+/// had counted as something else's or as gone without us. What we deleted cannot come back. A
+/// workflow that is to be dispatched goes into the outbox.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written; then nothing was.
@@ -205,6 +206,9 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
               and s.resource = h.resource
               and s.vendor_id = h.vendor_id
               and (s.state = 'refused' or s.proof = 'already_gone')
+        ), dispatch_written as (
+            insert into dispatches (provision_id, state, next_at)
+            select moved.id, 'due', backstop_now() from moved where $16
         )
         select count(*) as "written!" from moved
         "#,
@@ -231,6 +235,7 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
                 .as_ref()
                 .map_or(&[][..], |heard| &heard.named)
         ),
+        change.dispatch,
     )
     .fetch_one(db)
     .await?;

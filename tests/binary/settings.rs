@@ -52,7 +52,54 @@ const CASES: &[Case] = &[
         ],
         "TAILSCALE_OAUTH_CLIENT_ID",
     ),
+    (
+        &[("BACKSTOP_GITHUB_REPOSITORY", None)],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_REPOSITORY", Some(""))],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        // Known by its number only, it cannot be dispatched.
+        &[("BACKSTOP_GITHUB_REPOSITORY", Some("1296269"))],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        &[("GITHUB_TOKEN", None), ("GITHUB_APP_ID", Some("314159"))],
+        "GITHUB_APP_PRIVATE_KEY",
+    ),
+    (
+        &[
+            ("GITHUB_TOKEN", None),
+            ("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE)),
+        ],
+        "GITHUB_APP_ID",
+    ),
+    (
+        &[("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE))],
+        "GITHUB_APP_ID",
+    ),
+    (
+        &[
+            ("GITHUB_APP_ID", Some("314159")),
+            ("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE)),
+        ],
+        "GITHUB_TOKEN",
+    ),
     // secrets that cannot be
+    (
+        &[("GITHUB_TOKEN", Some("very-secret-value two"))],
+        "GITHUB_TOKEN",
+    ),
+    (
+        &[
+            ("GITHUB_TOKEN", None),
+            ("GITHUB_APP_ID", Some("314159")),
+            ("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE)),
+        ],
+        "GITHUB_APP_PRIVATE_KEY",
+    ),
     (
         &[("HCLOUD_TOKEN", Some("very-secret-value two"))],
         "HCLOUD_TOKEN",
@@ -110,6 +157,27 @@ const CASES: &[Case] = &[
         &[("BACKSTOP_TAILSCALE_TAG", Some("tag:"))],
         "BACKSTOP_TAILSCALE_TAG",
     ),
+    (
+        &[("GITHUB_API_URL", Some("ftp://example"))],
+        "GITHUB_API_URL",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_REPOSITORY", Some("agents"))],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        // Also where nothing is dispatched.
+        &[
+            ("GITHUB_TOKEN", Some("")),
+            ("BACKSTOP_GITHUB_REPOSITORY", Some("a/b/c")),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_WORKFLOW", Some(".github/workflows/a.yml"))],
+        "BACKSTOP_GITHUB_WORKFLOW",
+    ),
+    (&[("BACKSTOP_GITHUB_REF", Some(""))], "BACKSTOP_GITHUB_REF"),
     (
         &[("BACKSTOP_PROVISION_TIMEOUT", Some("soon"))],
         "BACKSTOP_PROVISION_TIMEOUT",
@@ -190,6 +258,7 @@ async fn what_cannot_be_used_ends_serve_with_an_error_that_names_the_variable_an
         }
         if ended.stderr.contains("very-secret")
             || ended.stderr.contains(&sim.options().hcloud_token)
+            || ended.stderr.contains(&sim.options().github_token)
         {
             problems.push(format!("a secret is shown by {case}"));
         }

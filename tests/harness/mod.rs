@@ -12,6 +12,8 @@
     clippy::unwrap_used
 )]
 
+pub mod app_key;
+
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -21,8 +23,9 @@ use backstop::domain::backoff::Backoff;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
+use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{Hetzner, Tailscale, loopback_client};
+use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
@@ -97,6 +100,8 @@ async fn create_database(how: &str) -> PgConnectOptions {
 #[derive(Clone)]
 pub struct Options {
     pub tailscale: bool,
+    /// How long GitHub may take; `None`: it is not configured.
+    pub github: Option<Timeouts>,
     pub sim: SimOptions,
     pub late_arrival_window: Duration,
     pub retry: Backoff,
@@ -108,6 +113,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             tailscale: true,
+            github: None,
             sim: SimOptions {
                 action_time: (Duration::from_millis(5), Duration::from_millis(20)),
                 ..SimOptions::default()
@@ -167,6 +173,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             let client = Tailscale::new(&sim.tailscale_url(), "-", credential).unwrap();
             (client, TAG.to_owned())
         }),
+        github: options.github.map(|timeouts| github(sim, timeouts)),
         proof: ProofOfCaller::by_signature(&[
             SecretString::from(SECRET),
             SecretString::from(OLDER_SECRET),
@@ -183,6 +190,27 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             late_arrival_window: options.late_arrival_window,
         },
     }
+}
+
+/// By the simulation's app if it has one, which then has the process's key.
+fn github(sim: &Sim, timeouts: Timeouts) -> GitHub {
+    let vendors = sim.options();
+    let credential = match vendors.github_app {
+        Some(app) => GitHubCredential::App {
+            id: app.id,
+            private_key: app_key::APP_KEY.private.clone().into(),
+        },
+        None => GitHubCredential::Token(vendors.github_token.into()),
+    };
+    let workflow = Workflow {
+        repository: Repository::parse(&vendors.github_repository).unwrap(),
+        file: vendors.github_workflow,
+        git_ref: "main".to_owned(),
+    };
+    GitHub::new(&sim.github_url(), workflow, &credential)
+        .unwrap()
+        .with_timeouts(timeouts)
+        .unwrap()
 }
 
 impl Service {

@@ -17,7 +17,7 @@ const STATUSES: [Status; 5] = [
     Status::Failed,
     Status::Destroyed,
 ];
-const MOVES: [Move; 8] = [
+const MOVES: [Move; 9] = [
     Move::Created,
     Move::Started,
     Move::Progress,
@@ -26,6 +26,7 @@ const MOVES: [Move; 8] = [
     Move::Late,
     Move::Retry,
     Move::Destroyed,
+    Move::DispatchFailed,
 ];
 
 /// Writes a provision in `status`, as a first write if `from` is `None`, else as an update of one
@@ -100,7 +101,7 @@ async fn the_database_takes_the_moves_of_a_provision_that_the_table_lists_and_no
             }
         }
     }
-    assert_eq!(taken, 30, "the table has changed: look at this test too");
+    assert_eq!(taken, 31, "the table has changed: look at this test too");
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {

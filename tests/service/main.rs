@@ -18,6 +18,8 @@ mod attempts;
 mod batches;
 mod callbacks;
 mod connections;
+mod dispatch;
+mod dispatch_races;
 mod hostile;
 mod hostile_fields;
 mod hostile_requests;
