@@ -25,7 +25,8 @@ esac
 # A job whose time is up counts as cancelled everywhere but on the clock, which only the runner that
 # began has seen. The tests' minutes are shorter.
 conclusion() {
-  if [[ ${JOB_STATUS-} != cancelled ]]; then
+  # Anything else is a cancel: between two steps the status has not caught up with it.
+  if [[ ${JOB_STATUS-} == failure ]]; then
     echo failure
   elif has_noted began_at \
     && (($(now) - $(noted began_at) >= JOB_MINUTES * ${MINUTE_SECONDS:-60} - 5)); then

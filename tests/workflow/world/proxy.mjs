@@ -19,7 +19,7 @@ export async function startProxy(upstream) {
 }
 
 class Proxy {
-  /// Each request in the order of their arrival: `{method, path, body, status, fate}`.
+  /// Each request in the order of their arrival: `{method, path, headers, body, status, fate}`.
   requests = [];
   #upstream;
   #server;
@@ -132,7 +132,9 @@ class Proxy {
 
   async #serve(incoming, response) {
     const body = await read(incoming);
-    const request = { method: incoming.method, path: incoming.url, body: body.toString() };
+    const request = {
+      method: incoming.method, path: incoming.url, headers: incoming.headers, body: body.toString(),
+    };
     const entry = { ...request, status: null, fate: 'unanswered' };
     this.requests.push(entry);
     // Every rule counts every request that it matches, whatever the others do.
