@@ -7,18 +7,22 @@ import { promisify } from 'node:util';
 
 import { repository } from './repository.mjs';
 
-/// Copies what git knows of in `root`, or would if it were added.
+/// Copies what git knows of in `root`, or would if it were added. Which files these are is asked once.
 export function checkout(root = repository) {
+  let files;
   return async ({ inputs, workspace }) => {
-    const { stdout } = await promisify(execFile)(
-      'git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
-      { cwd: root, maxBuffer: 64 * 1024 * 1024 },
-    );
+    files ??= listFiles(root);
     const target = resolve(workspace, inputs.path ?? '');
-    for (const file of new Set(stdout.split('\0').filter(Boolean))) {
-      copy(join(root, file), join(target, file));
-    }
+    for (const file of await files) copy(join(root, file), join(target, file));
   };
+}
+
+async function listFiles(root) {
+  const { stdout } = await promisify(execFile)(
+    'git', ['ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+    { cwd: root, maxBuffer: 64 * 1024 * 1024 },
+  );
+  return new Set(stdout.split('\0').filter(Boolean));
 }
 
 function copy(from, to) {

@@ -3,7 +3,7 @@
 const pending = new Set();
 
 process.on('exit', () => {
-  for (const undo of pending) {
+  for (const undo of [...pending].reverse()) {
     try {
       undo();
     } catch (error) {
@@ -15,7 +15,8 @@ for (const [signal, code] of [['SIGINT', 130], ['SIGTERM', 143], ['SIGHUP', 129]
   process.once(signal, () => process.exit(code));
 }
 
-/// Calls `undo`, which must not wait for anything, at the end of the process. Returns what calls it off.
+/// Calls `undo`, which must not wait for anything, at the end of the process; the last first. Returns what
+/// calls it off.
 export function atExit(undo) {
   pending.add(undo);
   return () => pending.delete(undo);

@@ -31,7 +31,7 @@ export function makeFiles(temp) {
   return paths;
 }
 
-/// What a step wrote: `{output, env, state}` by name, `path` and `summary`, and the `errors` of files
+/// What a step wrote: `{env, output}` by name, `path` and `summary`, and the `errors` of files
 /// that do not parse. What stands before an error in a file counts.
 export function readFiles(paths) {
   const errors = [];
@@ -50,8 +50,9 @@ export function readFiles(paths) {
     summary = '';
   }
   const path = contents(paths.path).split('\n').filter((line) => line !== '');
-  const [env, output, state] = ['env', 'output', 'state'].map(pairs);
-  return { path, env, output, state, summary, errors };
+  // State is for an action's own later steps, which are not modelled; it must parse all the same.
+  const [env, output] = ['env', 'output', 'state'].map(pairs);
+  return { path, env, output, summary, errors };
 }
 
 /// A step may have removed its file: then it said nothing.

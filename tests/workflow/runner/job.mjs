@@ -265,7 +265,7 @@ export class JobRun {
     if (step.uses) {
       return runAction({ ...task, standIn: options.actions[step.uses.split('@')[0]] });
     }
-    const reader = record.reader(this.#masks, refuse);
+    const reader = record.reader(refuse);
     const line = (it) => reader.read(it);
     return runScript({ ...task, defaults: this.#job.run, line, secondMs: options.secondMs });
   }
@@ -327,7 +327,8 @@ export class JobRun {
     return outputs;
   }
 
-  #annotate(message) {
+  #annotate(reason) {
+    const message = this.#masks.hide(reason);
     this.#result.annotations.push({ level: 'error', message });
     this.#result.log += `##[error]${message}\n`;
   }

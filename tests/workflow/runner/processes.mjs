@@ -23,7 +23,7 @@ export function killTracked(trackingId) {
 }
 
 /// Their ids.
-export function tracked(trackingId) {
+function tracked(trackingId) {
   const variable = `RUNNER_TRACKING_ID=${trackingId}`;
   return readdirSync('/proc')
     .filter((name) => /^\d+$/.test(name))

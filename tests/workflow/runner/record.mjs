@@ -11,35 +11,38 @@ export class StepRecord {
   log = '';
   durationMs = 0;
   #began = performance.now();
-  #write;
+  #masks;
+  #show;
 
   /// `masks` are the job's; `show` gets each line as the log shows it.
   constructor(name, masks, show) {
+    this.#masks = masks;
+    this.#show = show;
     this.name = masks.hide(name);
-    // Not fields, so that a result compares by what happened.
-    this.#write = (line) => {
-      const shown = masks.hide(line);
-      this.log += `${shown}\n`;
-      show(shown);
-    };
   }
 
   write(line) {
-    this.#write(line);
+    const shown = this.#masks.hide(line);
+    this.log += `${shown}\n`;
+    this.#show(shown);
+  }
+
+  annotate(annotation) {
+    const message = this.#masks.hide(annotation.message);
+    this.annotations.push({ ...annotation, message });
   }
 
   error(message) {
-    this.annotations.push({ level: 'error', message });
-    this.#write(`##[error]${message}`);
+    this.annotate({ level: 'error', message });
+    this.write(`##[error]${message}`);
   }
 
   /// Reads the step's own output; `refuse` is called with the reason when a command fails the step.
-  reader(masks, refuse) {
+  reader(refuse) {
     return new CommandReader({
-      write: (line) => this.#write(line),
-      mask: (value) => masks.add(value),
-      annotate: (annotation) =>
-        this.annotations.push({ ...annotation, message: masks.hide(annotation.message) }),
+      write: (line) => this.write(line),
+      mask: (value) => this.#masks.add(value),
+      annotate: (annotation) => this.annotate(annotation),
       refuse,
     });
   }

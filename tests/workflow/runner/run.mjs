@@ -5,6 +5,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 
+import { atExit } from './cleanup.mjs';
 import { githubContext } from './contexts.mjs';
 import { boolean, holds, text } from './expressions.mjs';
 import { checkSecrets, takeInputs } from './inputs.mjs';
@@ -58,6 +59,10 @@ class Run {
   /// Runs it to its end. Rejects only for what a listener threw.
   async go() {
     this.folder = mkdtempSync(join(tmpdir(), 'workflow-run-'));
+    const remove = () => {
+      if (!this.options.keep) rmSync(this.folder, { recursive: true, force: true, maxRetries: 3 });
+    };
+    const forget = atExit(remove);
     try {
       const concurrency = this.workflow.concurrency && this.concurrency(this.workflow.concurrency);
       const settled = new Map();
@@ -78,7 +83,8 @@ class Run {
       };
     } finally {
       this.forceCancel();
-      if (!this.options.keep) rmSync(this.folder, { recursive: true, force: true });
+      forget();
+      remove();
     }
   }
 

@@ -17,17 +17,17 @@ const EXTENSIONS = { bash: '.sh', sh: '.sh', python: '.py' };
 /// Without a shell it is bash with `-e`, and without `pipefail`.
 export function shellCommand(shell, path) {
   if (!shell) {
-    return { command: which('bash', path) ?? require('sh', path), format: '-e {0}', extension: '.sh' };
+    return { command: which('bash', path) ?? mustFind('sh', path), format: '-e {0}', extension: '.sh' };
   }
   const [name, ...rest] = shell.split(' ');
   const format = rest.join(' ').trim() || ARGUMENTS[name];
   if (!format?.includes('{0}')) throw new Error(`Invalid shell option '${shell}'`);
   const command =
-    name === 'python' ? (which('python', path) ?? require('python3', path)) : require(name, path);
+    name === 'python' ? (which('python', path) ?? mustFind('python3', path)) : mustFind(name, path);
   return { command, format, extension: EXTENSIONS[name] ?? '' };
 }
 
-function require(name, path) {
+function mustFind(name, path) {
   const found = which(name, path);
   if (!found) throw new Error(`${name}: command not found`);
   return found;

@@ -41,7 +41,6 @@ function readJob(job, token, root) {
   const steps = job.steps ?? [];
   return {
     id: job.id.value,
-    name: own.name,
     needs: (job.needs ?? []).map((need) => need.value),
     condition: job.if.expression,
     env: own.env,

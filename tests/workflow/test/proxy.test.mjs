@@ -61,6 +61,16 @@ test('down: refused for so long, then as before', async () => {
   assert.equal(effects.length, 2);
 });
 
+test('one that is down can be stopped, and stays down', async () => {
+  const other = await startProxy(proxy.url);
+  const down = other.down(20);
+  await other.stop();
+  await down;
+  const sent = request(other.url, { agent: false });
+  sent.end();
+  await assert.rejects(once(sent, 'response'), { code: 'ECONNREFUSED' });
+});
+
 test('reset: accepted and reset for so long', async () => {
   const reset = proxy.reset(100);
   await assert.rejects(post('/'), { code: 'ECONNRESET' });

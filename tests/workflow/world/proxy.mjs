@@ -26,6 +26,7 @@ class Proxy {
   #sockets = new Set();
   #rules = [];
   #resetting = false;
+  #stopped = false;
 
   constructor(upstream) {
     this.#upstream = upstream;
@@ -51,9 +52,9 @@ class Proxy {
 
   /// Connections are refused for so long, and those that are open are reset.
   async down(ms) {
-    await this.stop();
+    await this.#close();
     await sleep(ms);
-    await this.#listen(this.port);
+    if (!this.#stopped) await this.#listen(this.port);
   }
 
   /// Connections are accepted and reset for so long.
@@ -92,6 +93,13 @@ class Proxy {
   }
 
   async stop() {
+    this.#stopped = true;
+    await this.#close();
+  }
+
+  async #close() {
+    // It may be down already.
+    if (!this.#server.listening) return;
     const closed = once(this.#server, 'close');
     this.#server.close();
     for (const socket of this.#sockets) socket.resetAndDestroy();

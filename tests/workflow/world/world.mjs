@@ -30,8 +30,12 @@ export async function startWorld({ serve = {}, sim = {} } = {}) {
   const folder = mkdtempSync(join(tmpdir(), 'workflow-world-'));
   // Started by root, Postgres runs as somebody who must get in.
   chmodSync(folder, 0o711);
-  const remove = () => rmSync(folder, { recursive: true, force: true });
-  const forget = atExit(remove);
+  const removeFolder = () => rmSync(folder, { recursive: true, force: true, maxRetries: 3 });
+  const forget = atExit(removeFolder);
+  const remove = () => {
+    forget();
+    removeFolder();
+  };
   const { DATABASE_URL } = process.env;
   const vendors = await startProgram(['sim', '--listen', '127.0.0.1:0'], sim);
   try {
@@ -41,12 +45,10 @@ export async function startWorld({ serve = {}, sim = {} } = {}) {
       ...SERVE,
       ...serve,
     });
-    return new World(vendors, backstop, () => {
-      forget();
-      remove();
-    });
+    return new World(vendors, backstop, remove);
   } catch (error) {
     await vendors.stop();
+    remove();
     throw error;
   }
 }
