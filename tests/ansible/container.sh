@@ -22,6 +22,8 @@ within() { ip netns exec "$client" "$@"; }
 on_machine() { nsenter --target "$leader" --all "$@"; }
 
 start_machine() {
+  install_programs
+  ssh-keygen -q -t ed25519 -N '' -f "$work/key"
   build_image
   systemd-nspawn --quiet --register=no --keep-unit --boot --directory="$work/image" \
     --machine="$client" --console=pipe --resolv-conf=off --timezone=off --link-journal=no \
@@ -31,13 +33,20 @@ start_machine() {
   join_network
 }
 
+install_programs() {
+  ! type -P mmdebstrap systemd-nspawn nsenter ip ssh >/dev/null || return 0
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+    mmdebstrap systemd-container util-linux iproute2 openssh-client >/dev/null
+}
+
 build_image() {
   local sources=() file
   for file in /etc/apt/sources.list /etc/apt/sources.list.d/{debian,ubuntu}.sources; do
     [[ ! -s $file ]] || sources+=("$file")
   done
   # shellcheck disable=SC2016  # Expanded by mmdebstrap's shell.
-  mmdebstrap --quiet --variant=minbase --skip=cleanup/apt \
+  interruptible mmdebstrap --quiet --variant=minbase --skip=cleanup/apt \
     --include=systemd-sysv,dbus,iproute2,openssh-server,python3,python3-apt,procps,ca-certificates \
     --customize-hook='APT_CONFIG=$MMDEBSTRAP_APT_CONFIG apt-get -qq --yes -o APT::Install-Recommends=true --download-only install '"${offered[*]}" \
     "$(. /etc/os-release && echo "$VERSION_CODENAME")" "$work/image" "${sources[@]}" \

@@ -2,14 +2,16 @@
 # Runs the playbook against a real machine, twice: both runs must pass and the second may change
 # nothing. Then looks at the machine for what the playbook promises.
 #
-# As root where containers of systemd's can be had, the machine is one: the distribution of this
-# machine, from its own package sources, booted, with an interface called tailscale0 and one that
-# stands for the internet. Else it is a sshd of this user's on loopback, and what needs root is left
-# out; the last line says which it was.
+# As root on Debian or Ubuntu the machine is a container of systemd's: this machine's distribution,
+# from its own package sources, booted, with an interface called tailscale0 and one that stands for
+# the internet. Else it is a sshd of this user's on loopback, and what needs root is left out; the
+# last line says which it was.
 #
-#   ANSIBLE_TEST_MACHINE   container or sshd, to insist on one
+#   ANSIBLE_TEST_MACHINE   container or sshd, to choose
 #   TEST_TOOLS             where ansible is installed, once (target/tools)
 set -euo pipefail
+# What runs in the background gets a process group of its own, so that it can be ended whole.
+set -m
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -26,17 +28,22 @@ fail() {
   exit 1
 }
 
-containers_can_be_had() {
-  [[ $(id -u) -eq 0 ]] || return 1
-  command -v systemd-nspawn >/dev/null && command -v mmdebstrap >/dev/null && command -v ip >/dev/null && return
-  command -v apt-get >/dev/null || return 1
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
-    systemd-container mmdebstrap iproute2 openssh-client >/dev/null
+# interruptible COMMAND: waits for it in the background, where clean_up can end it.
+interruptible() {
+  local status=0
+  "$@" </dev/null &
+  running=$!
+  wait "$running" || status=$?
+  running=
+  return "$status"
 }
 
 clean_up() {
   local socket
+  if [[ -n $running ]]; then
+    kill -- "-$running" 2>/dev/null || true
+    wait "$running" 2>/dev/null || true
+  fi
   for socket in "$work"/cp/*; do
     [[ ! -S $socket ]] || ssh -o ControlPath="$socket" -O exit machine 2>/dev/null || true
   done
@@ -77,7 +84,7 @@ play() {
   ANSIBLE_CONFIG=$work/ansible/ansible.cfg ANSIBLE_HOME=$work/home ANSIBLE_SSH_CONTROL_PATH_DIR=$work/cp \
     ANSIBLE_FORCE_COLOR=0 \
     AGENT_ID=$agent_id PROVISION_ID=$provision_id ATTEMPT=2 \
-    within "$playbook" -i "$address," "$work/ansible/site.yml" \
+    interruptible within "$playbook" -i "$address," "$work/ansible/site.yml" \
     --private-key "$work/key" --ssh-common-args "-o UserKnownHostsFile=$work/known_hosts" \
     "${play_arguments[@]}" "$@"
 }
@@ -107,14 +114,6 @@ refuses() {
 
 recap() { sed -n '/^PLAY RECAP/,$ s/.*: \(ok=.*[^ ]\) *$/\1/p' "$1" | tr -s ' '; }
 
-# holds WHAT COMMAND: the command must succeed.
-holds() {
-  local what=$1 output
-  shift
-  output=$("$@" 2>&1) || fail "$what: $output"
-  checked=$((checked + 1))
-}
-
 # has TEXT COMMAND: the command's output must have the text.
 has() {
   local text=$1 output
@@ -125,19 +124,20 @@ has() {
 }
 
 if [[ -z ${ANSIBLE_TEST_MACHINE:-} ]]; then
-  if containers_can_be_had; then ANSIBLE_TEST_MACHINE=container; else ANSIBLE_TEST_MACHINE=sshd; fi
+  ANSIBLE_TEST_MACHINE=sshd
+  if [[ $(id -u) -eq 0 ]] && command -v apt-get >/dev/null; then ANSIBLE_TEST_MACHINE=container; fi
 fi
-# Defines: machine, address, agent_directory, left_out and play_arguments; start_machine,
-# stop_machine, before_runs, after_runs; `within` for what runs beside the machine and `on_machine`
-# for what runs on it.
+# Defines machine, address, agent_directory, left_out and play_arguments; start_machine, which makes
+# the key $work/key too, and stop_machine; before_runs and after_runs; `within` for what runs beside
+# the machine and `on_machine` for what runs on it.
 # shellcheck source=tests/ansible/container.sh
 source "$here/$ANSIBLE_TEST_MACHINE.sh"
 
 checked=0
+running=
 trap clean_up EXIT
 install_ansible
 install_user_role
-ssh-keygen -q -t ed25519 -N '' -f "$work/key"
 
 start_machine
 say "$machine is up after $SECONDS s"

@@ -19,6 +19,7 @@ start_machine() {
   local sshd
   sshd=$(PATH=$PATH:/usr/sbin command -v sshd) || fail 'there is no sshd: install openssh-server'
   mkdir -p "$work/etc"
+  ssh-keygen -q -t ed25519 -N '' -f "$work/key"
   ssh-keygen -q -t ed25519 -N '' -f "$work/host_key"
   port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
   play_arguments+=(-e "ansible_port=$port")
