@@ -67,6 +67,7 @@ install_ansible() {
 # A copy of the folder, with a role of the user's own.
 install_user_role() {
   cp -R "$root/ansible" "$work/ansible"
+  rm -rf "$work/ansible/roles/user"
   mkdir -p "$work/ansible/roles/user/tasks"
   cat >"$work/ansible/roles/user/tasks/main.yml" <<'YAML'
 - name: Leave a mark
