@@ -30,6 +30,9 @@ pub struct Provision {
     pub created_at: DateTime<Utc>,
     /// When anything but a heartbeat last changed it.
     pub updated_at: DateTime<Utc>,
+    /// When this database became another controller and gave it up: nothing of it is ever touched
+    /// again. `None` while it is ours.
+    pub disowned_at: Option<DateTime<Utc>>,
     /// The current attempt. Only this one can be live.
     pub attempt: Attempt,
 }
@@ -71,7 +74,8 @@ pub struct Attempt {
     pub last_heartbeat_at: Option<DateTime<Utc>>,
     /// When a terminal callback is due.
     pub deadline_at: DateTime<Utc>,
-    /// When it succeeded or, later than that, was over.
+    /// When it succeeded or, later than that, was over; of attempt 0, when a run took the provision.
+    /// `None` while something is still waited for.
     pub finished_at: Option<DateTime<Utc>>,
     /// Why and since when it is rolled back. `None` while it is live.
     pub rollback: Option<Rollback>,
@@ -250,6 +254,7 @@ impl Provision {
             status: Status::Queued,
             created_at: now,
             updated_at: now,
+            disowned_at: None,
             attempt: Attempt::open(AttemptNumber::UNTAKEN, None, now, timeout),
         }
     }

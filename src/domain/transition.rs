@@ -44,6 +44,10 @@ pub enum Move {
     Retry,
     /// Somebody asked for it to be destroyed.
     Destroyed,
+    /// Its time is up.
+    Overdue,
+    /// This database became another controller, and gave it up.
+    Disowned,
 }
 
 /// A move that the table does not list. A bug in the caller; nothing changes.
@@ -66,14 +70,14 @@ pub fn transition(from: Option<Status>, by: Move) -> Result<Status, IllegalMove>
         | (None | Some(S::Queued | S::Provisioning), Move::Progress) => Ok(S::Provisioning),
         (Some(S::Running), Move::Started | Move::Progress)
         | (None | Some(S::Queued | S::Provisioning | S::Running), Move::Success) => Ok(S::Running),
-        (None | Some(S::Queued | S::Provisioning | S::Running), Move::Failure) => Ok(S::Failed),
+        (None | Some(S::Queued | S::Provisioning | S::Running), Move::Failure)
+        | (Some(S::Queued | S::Provisioning), Move::Overdue) => Ok(S::Failed),
         (
             Some(status @ (S::Provisioning | S::Running | S::Failed | S::Destroyed)),
             Move::Late | Move::Retry,
         ) => Ok(status),
-        (Some(S::Queued | S::Provisioning | S::Running | S::Failed), Move::Destroyed) => {
-            Ok(S::Destroyed)
-        }
+        (Some(S::Queued | S::Provisioning | S::Running | S::Failed), Move::Destroyed)
+        | (Some(_), Move::Disowned) => Ok(S::Destroyed),
         (from, by) => Err(IllegalMove { from, by }),
     }
 }
@@ -96,6 +100,8 @@ mod tests {
             Move::Late,
             Move::Retry,
             Move::Destroyed,
+            Move::Overdue,
+            Move::Disowned,
         ];
         // columns as in `moves`
         let table = [
@@ -107,6 +113,8 @@ mod tests {
                     "provisioning",
                     "running",
                     "failed",
+                    NO,
+                    NO,
                     NO,
                     NO,
                     NO,
@@ -123,6 +131,8 @@ mod tests {
                     NO,
                     NO,
                     "destroyed",
+                    "failed",
+                    "destroyed",
                 ],
             ),
             (
@@ -135,6 +145,8 @@ mod tests {
                     "failed",
                     "provisioning",
                     "provisioning",
+                    "destroyed",
+                    "failed",
                     "destroyed",
                 ],
             ),
@@ -149,6 +161,8 @@ mod tests {
                     "running",
                     "running",
                     "destroyed",
+                    NO,
+                    "destroyed",
                 ],
             ),
             (
@@ -162,11 +176,24 @@ mod tests {
                     "failed",
                     "failed",
                     "destroyed",
+                    NO,
+                    "destroyed",
                 ],
             ),
             (
                 Some(Status::Destroyed),
-                [NO, NO, NO, NO, NO, "destroyed", "destroyed", NO],
+                [
+                    NO,
+                    NO,
+                    NO,
+                    NO,
+                    NO,
+                    "destroyed",
+                    "destroyed",
+                    NO,
+                    NO,
+                    "destroyed",
+                ],
             ),
         ];
         for (from, row) in table {

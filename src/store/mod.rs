@@ -2,6 +2,8 @@
 //!
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
+//! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
+//! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
@@ -9,9 +11,13 @@
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
 pub mod changes;
+pub mod hearing;
+pub mod hold;
 pub mod ledger;
+pub mod overdue;
 pub mod provisions;
 mod rows;
+pub mod running;
 pub mod views;
 
 use std::time::Duration;
