@@ -191,8 +191,8 @@ async fn renew_controller(settings: &DatabaseSettings) -> anyhow::Result<()> {
             disowned,
         } => {
             println!(
-                "this database is controller {controller} now; {disowned} provisions were given \
-                 up, and what they made is the original's"
+                "this database is controller {controller} now; provisions given up, whose things \
+                 are the original's: {disowned}"
             );
             Ok(())
         }

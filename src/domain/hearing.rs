@@ -339,11 +339,11 @@ mod tests {
         };
         let held = heard(&[0]).after(&elsewhere, &PATIENCE);
         let later = held.after(&pulse(9000), &PATIENCE);
-        let hold = Hold {
+        let expected = Hold {
             since: at(3000),
             reason: HoldReason::OtherDatabase,
         };
-        assert_eq!(later.hold, Some(hold));
+        assert_eq!(later.hold, Some(expected));
         assert_eq!(later.fingerprint, Some(HERE));
     }
 }

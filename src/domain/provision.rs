@@ -268,9 +268,13 @@ impl Provision {
         }
     }
 
-    /// Begins a change to this provision.
+    /// Begins a change to this provision. The one way to change it, so that what was disowned stays
+    /// as it is whoever asks.
     pub(super) fn change(self, by: Move) -> Result<Change, IllegalMove> {
         let from = (self.version > 0).then_some(self.status);
+        if self.disowned_at.is_some() {
+            return Err(IllegalMove { from, by });
+        }
         let mut provision = self;
         provision.status = transition(from, by)?;
         Ok(Change {
@@ -322,7 +326,7 @@ impl Provision {
     /// Notes that an operator wants what is unsettled to be tried now.
     ///
     /// # Errors
-    /// [`IllegalMove`] if no run ever took it.
+    /// [`IllegalMove`] if no run ever took it, or if it was disowned.
     pub fn retry(self, now: DateTime<Utc>) -> Result<Change, IllegalMove> {
         let mut change = self.change(Move::Retry)?;
         change.provision.updated_at = now;
