@@ -1,10 +1,6 @@
 //! When nobody reports: deadlines, silence, gaps in hearing, holds, credentials that see nothing.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::needless_pass_by_value,
-    reason = "tests panic, and take `json!` as it is made"
-)]
+#![expect(clippy::unwrap_used, reason = "in a test a panic is the report")]
 
 #[path = "../harness/mod.rs"]
 mod harness;
