@@ -13,11 +13,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
+use crate::domain::step::Resource;
 use crate::http::{Api, router};
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::{connect, controller_id, migrate, too_old};
+use crate::watch::overdue::Watcher;
+use crate::watch::pulse::{Ended, Heart};
 
 /// How long answers and steps in hand get when we stop. What is not done by then is done again
 /// after the next start.
@@ -95,6 +98,7 @@ pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
     http: JoinHandle<std::io::Result<()>>,
+    heart: JoinHandle<Ended>,
     tracker: TaskTracker,
     intake: CancellationToken,
     work: CancellationToken,
@@ -148,6 +152,17 @@ impl App {
             tracker.spawn(worker.run(tracker.clone()));
         }
 
+        let managed: &[Resource] = match tag {
+            Some(_) => &Resource::ALL,
+            None => &[Resource::Server],
+        };
+        let watcher = Watcher::new(
+            pool.clone(),
+            changes.clone(),
+            config.watch.patience,
+            managed,
+            work.clone(),
+        );
         let api = Api {
             pool: pool.clone(),
             changes,
@@ -156,6 +171,7 @@ impl App {
             controller,
             tailscale_tag: tag,
             dispatches,
+            managed,
             provision_timeout: config.provision_timeout,
             stuck_after: config.rollback.stuck_after,
             stop: intake.clone(),
@@ -165,11 +181,17 @@ impl App {
                 .with_graceful_shutdown(intake.clone().cancelled_owned())
                 .into_future(),
         );
+        // Only now can callbacks be heard; and only once that is known may one be missed.
+        let begun = CancellationToken::new();
+        let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
+        let heart = tokio::spawn(heart.run(begun.clone()));
+        tracker.spawn(watcher.run(begun));
         tracing::info!(%address, controller.id = %controller, "listening on http://{address}");
         Ok(Self {
             address,
             database,
             http,
+            heart,
             tracker,
             intake,
             work,
@@ -201,6 +223,13 @@ impl App {
                 Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server ended"),
                 Err(error) => anyhow::Error::new(error).context("the HTTP server ended"),
             }),
+            ended = &mut self.heart => Some(match ended {
+                Ok(Ended::OtherController) => anyhow::anyhow!(
+                    "this database has become another controller: start again"
+                ),
+                Ok(Ended::Closed) => anyhow::anyhow!("the intake was closed"),
+                Err(error) => anyhow::Error::new(error).context("the pulse ended"),
+            }),
         };
         match lost {
             None => self.stop().await,
@@ -223,6 +252,7 @@ impl App {
         let answered = tokio::time::timeout_at(deadline, self.http).await;
         self.work.cancel();
         self.tracker.close();
+        let _ = tokio::time::timeout_at(deadline, self.heart).await;
         let done = tokio::time::timeout_at(deadline, self.tracker.wait()).await;
         if answered.is_err() || done.is_err() {
             tracing::warn!("stopping with work in hand; it is taken up again at the next start");

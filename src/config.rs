@@ -14,11 +14,13 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::domain::backoff::Backoff;
+use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::providers::tailscale::TailscaleCredential;
 use crate::providers::{GitHub, Hetzner, Tailscale};
 use crate::rollback::worker;
+use crate::watch;
 use github::GitHubSettings;
 
 /// A setting that cannot be used. Names the variable, never a secret's value.
@@ -69,6 +71,10 @@ pub struct Settings {
         default_value = "127.0.0.1:8080"
     )]
     pub listen: SocketAddr,
+
+    /// Our own URL as workflows see it; another one than before holds whatever goes by time
+    #[arg(long, env = "BACKSTOP_PUBLIC_URL", value_name = "BACKSTOP_PUBLIC_URL")]
+    pub public_url: Option<String>,
 
     /// Token of the Hetzner project, read and write
     #[arg(long, env, value_name = "HCLOUD_TOKEN", hide_env_values = true)]
@@ -164,6 +170,12 @@ pub struct Settings {
           default_value = "30m", value_parser = duration)]
     pub provision_timeout: Duration,
 
+    /// Longest silence of an attempt that has sent a heartbeat; time in which nobody could have
+    /// received one does not count
+    #[arg(long, env = "BACKSTOP_HEARTBEAT_TIMEOUT", value_name = "BACKSTOP_HEARTBEAT_TIMEOUT",
+          default_value = "5m", value_parser = duration)]
+    pub heartbeat_timeout: Duration,
+
     /// How long after a failure a server that was never seen is still watched for
     #[arg(long, env = "BACKSTOP_LATE_ARRIVAL_WINDOW", value_name = "BACKSTOP_LATE_ARRIVAL_WINDOW",
           default_value = "10m", value_parser = duration)]
@@ -207,6 +219,8 @@ pub struct Config {
     pub provision_timeout: Duration,
     /// How steps are carried out.
     pub rollback: worker::Settings,
+    /// How provisions are watched over.
+    pub watch: watch::Settings,
 }
 
 /// Where the database is.
@@ -291,6 +305,10 @@ impl Settings {
             ));
         }
 
+        let patience = Patience {
+            heartbeat_timeout: self.heartbeat_timeout,
+            provision_timeout: self.provision_timeout,
+        };
         Ok(Config {
             listen: self.listen,
             database: self.database.check()?,
@@ -309,7 +327,26 @@ impl Settings {
                 stuck_after: self.stuck_after,
                 late_arrival_window: self.late_arrival_window,
             },
+            watch: watch::Settings {
+                patience,
+                public_url: self.public_url()?,
+                pulse_every: patience.longest_breath() / 3,
+            },
         })
+    }
+
+    /// Without a slash at its end, so that one URL has one spelling.
+    fn public_url(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = given_text(self.public_url.as_deref()) else {
+            return Ok(None);
+        };
+        reqwest::Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.username().is_empty())
+            .map(|url| Some(url.as_str().trim_end_matches('/').to_owned()))
+            .ok_or_else(|| {
+                ConfigError("BACKSTOP_PUBLIC_URL must be an http:// or https:// URL".to_owned())
+            })
     }
 
     fn tailscale(&self) -> Result<Option<(Tailscale, String)>, ConfigError> {

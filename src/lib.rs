@@ -13,6 +13,7 @@
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
 //! - [`dispatch`]: sends the workflows that the outbox has.
+//! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
@@ -32,3 +33,4 @@ pub mod providers;
 pub mod rollback;
 pub mod sim;
 pub mod store;
+pub mod watch;

@@ -14,6 +14,7 @@ use backstop::domain::step::Resource;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::rollback::{Retried, retry_rollback};
 use backstop::sim::{self, SimOptions};
+use backstop::store::hold::{self, Renewed};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -48,6 +49,15 @@ enum Command {
     Rollback {
         /// The provision
         id: ProvisionId,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
+    /// End a hold: this database, as it is now, is the one that workflows talk to
+    Resume {
+        /// This is a copy that is to live beside the original: it gets a controller id of its own,
+        /// and gives up every provision so far, which the original goes on with
+        #[arg(long)]
+        new_controller: bool,
         #[command(flatten)]
         database: DatabaseSettings,
     },
@@ -97,6 +107,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         Command::Demo(settings) => return backstop::demo::run(settings, told_to_stop()?).await,
         Command::Sim { listen } => sim::run(listen, SimOptions::default()).await?,
         Command::Rollback { id, database } => rollback(id, &database).await?,
+        Command::Resume {
+            new_controller: false,
+            database,
+        } => resume(&database).await?,
+        Command::Resume {
+            new_controller: true,
+            database,
+        } => renew_controller(&database).await?,
         Command::Migrate { database } => {
             let database = open(&database).await?;
             database.close().await?;
@@ -126,6 +144,62 @@ async fn rollback(id: ProvisionId, settings: &DatabaseSettings) -> anyhow::Resul
     match retried {
         Retried::Yes => Ok(()),
         Retried::UnknownId => bail!("there is no provision {id}"),
+    }
+}
+
+/// Most provisions that are listed.
+const LISTED: u32 = 20;
+
+/// Replicas go by time again from their next pulse on.
+async fn resume(settings: &DatabaseSettings) -> anyhow::Result<()> {
+    let database = open(settings).await?;
+    let mut connection = database.pool.acquire().await?;
+    let held = hold::resume(&mut connection).await?;
+    let overdue = hold::past_deadline(&mut connection, LISTED).await?;
+    drop(connection);
+    database.close().await?;
+    let Some(held) = held else {
+        println!("nothing was held");
+        return Ok(());
+    };
+    println!(
+        "resumed; it was held since {} because {}",
+        held.since,
+        held.reason.sentence()
+    );
+    if !overdue.is_empty() {
+        println!(
+            "past their deadline, and failed and rolled back unless they are heard within a \
+             heartbeat time-out from now:"
+        );
+        for id in &overdue {
+            println!("  {id}");
+        }
+    }
+    Ok(())
+}
+
+async fn renew_controller(settings: &DatabaseSettings) -> anyhow::Result<()> {
+    let database = open(settings).await?;
+    let mut connection = database.pool.acquire().await?;
+    let renewed = hold::renew_controller(&mut connection).await?;
+    drop(connection);
+    database.close().await?;
+    match renewed {
+        Renewed::Yes {
+            controller,
+            disowned,
+        } => {
+            println!(
+                "this database is controller {controller} now; provisions given up, whose things \
+                 are the original's: {disowned}"
+            );
+            Ok(())
+        }
+        Renewed::InUse => bail!(
+            "a replica took callbacks within the last half minute and would go on under the old \
+             id: stop every `backstop serve` on this database, wait, and say it again"
+        ),
     }
 }
 

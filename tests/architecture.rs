@@ -87,6 +87,20 @@ fn rollback_knows_no_http_of_ours() {
 }
 
 #[test]
+fn watch_calls_no_vendor_and_knows_no_http_of_ours() {
+    nothing_below(
+        "src/watch",
+        &[
+            "crate::http",
+            "crate::providers",
+            "rollback::worker",
+            "axum",
+            "crate::sim",
+        ],
+    );
+}
+
+#[test]
 fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",

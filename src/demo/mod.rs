@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::config::{Config, Database};
 use crate::domain::backoff::Backoff;
+use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -31,6 +32,7 @@ use crate::providers::tailscale::TailscaleCredential;
 use crate::providers::{Hetzner, Tailscale};
 use crate::rollback::worker;
 use crate::sim::{Sim, SimOptions};
+use crate::watch;
 use script::{Ending, SCRIPT};
 use workflow::Stage;
 
@@ -57,6 +59,11 @@ const OPERATOR_TOKEN: &str = "demo";
 const TAG: &str = "tag:agent";
 /// Short, so that what never appears is proven within a demo.
 const LATE_ARRIVAL_WINDOW: Duration = Duration::from_secs(3);
+
+const PATIENCE: Patience = Patience {
+    heartbeat_timeout: Duration::from_secs(5 * 60),
+    provision_timeout: Duration::from_secs(30 * 60),
+};
 
 /// Runs the demo until `stop` is ready, or once.
 ///
@@ -134,7 +141,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             read: None,
             operator: Some(OPERATOR_TOKEN.into()),
         },
-        provision_timeout: Duration::from_secs(30 * 60),
+        provision_timeout: PATIENCE.provision_timeout,
         rollback: worker::Settings {
             retry: Backoff {
                 base: Duration::from_millis(200),
@@ -142,6 +149,11 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             },
             stuck_after: Duration::from_secs(3600),
             late_arrival_window: LATE_ARRIVAL_WINDOW,
+        },
+        watch: watch::Settings {
+            patience: PATIENCE,
+            public_url: None,
+            pulse_every: PATIENCE.longest_breath() / 3,
         },
     })
 }

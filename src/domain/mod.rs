@@ -6,6 +6,8 @@
 //!   the table of who may say what, when.
 //! - [`step`]: one thing that must go; [`step::StepState::after`] is its table.
 //! - [`names`]: what everything a provision creates is called, derived from its id and attempt.
+//! - [`overdue`]: when a provision has used up its time; [`hearing`]: whether callbacks could be
+//!   heard, and whether this database may act on not having heard one.
 //! - [`absence`]: when an empty list is proof.
 //! - [`backoff`]: how long to leave a failed delete alone.
 //!
@@ -16,7 +18,9 @@ pub mod absence;
 pub mod backoff;
 pub mod callback;
 pub mod fields;
+pub mod hearing;
 pub mod names;
+pub mod overdue;
 pub mod provision;
 pub(crate) mod spelling;
 pub mod step;

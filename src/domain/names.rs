@@ -146,7 +146,7 @@ impl Names {
     pub fn labels(&self, controller: ControllerId, run: Run) -> BTreeMap<String, String> {
         BTreeMap::from([
             ("managed-by".to_owned(), "backstop".to_owned()),
-            ("backstop-controller".to_owned(), controller.to_string()),
+            (CONTROLLER_LABEL.to_owned(), controller.to_string()),
             (PROVISION_LABEL.to_owned(), self.provision.to_string()),
             ("backstop-attempt".to_owned(), self.attempt.to_string()),
             ("backstop-run".to_owned(), run.to_string()),
@@ -156,6 +156,9 @@ impl Names {
 
 /// The label that searches select by; the other four are compared afterwards.
 pub const PROVISION_LABEL: &str = "backstop-provision";
+
+/// The label by which everything of this database's is found.
+pub const CONTROLLER_LABEL: &str = "backstop-controller";
 
 #[cfg(test)]
 mod tests {

@@ -30,6 +30,9 @@ pub struct Provision {
     pub created_at: DateTime<Utc>,
     /// When anything but a heartbeat last changed it.
     pub updated_at: DateTime<Utc>,
+    /// When this database became another controller and gave it up: nothing of it is ever touched
+    /// again. `None` while it is ours.
+    pub disowned_at: Option<DateTime<Utc>>,
     /// The current attempt. Only this one can be live.
     pub attempt: Attempt,
 }
@@ -71,7 +74,8 @@ pub struct Attempt {
     pub last_heartbeat_at: Option<DateTime<Utc>>,
     /// When a terminal callback is due.
     pub deadline_at: DateTime<Utc>,
-    /// When it succeeded or, later than that, was over.
+    /// When it succeeded or, later than that, was over; of attempt 0, when a run took the provision.
+    /// `None` while something is still waited for.
     pub finished_at: Option<DateTime<Utc>>,
     /// Why and since when it is rolled back. `None` while it is live.
     pub rollback: Option<Rollback>,
@@ -250,6 +254,7 @@ impl Provision {
             status: Status::Queued,
             created_at: now,
             updated_at: now,
+            disowned_at: None,
             attempt: Attempt::open(AttemptNumber::UNTAKEN, None, now, timeout),
         }
     }
@@ -263,9 +268,13 @@ impl Provision {
         }
     }
 
-    /// Begins a change to this provision.
+    /// Begins a change to this provision. The one way to change it, so that what was disowned stays
+    /// as it is whoever asks.
     pub(super) fn change(self, by: Move) -> Result<Change, IllegalMove> {
         let from = (self.version > 0).then_some(self.status);
+        if self.disowned_at.is_some() {
+            return Err(IllegalMove { from, by });
+        }
         let mut provision = self;
         provision.status = transition(from, by)?;
         Ok(Change {
@@ -340,7 +349,7 @@ impl Provision {
     /// Notes that an operator wants what is unsettled to be tried now.
     ///
     /// # Errors
-    /// [`IllegalMove`] if no run ever took it.
+    /// [`IllegalMove`] if no run ever took it, or if it was disowned.
     pub fn retry(self, now: DateTime<Utc>) -> Result<Change, IllegalMove> {
         let mut change = self.change(Move::Retry)?;
         change.provision.updated_at = now;

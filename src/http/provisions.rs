@@ -174,7 +174,7 @@ pub(super) async fn destroy(
         let Some(mut change) = provision.destroy(now).map_err(StoreError::from)? else {
             break;
         };
-        rollback_failed_provision(&mut change, api.managed());
+        rollback_failed_provision(&mut change, api.managed);
         if write(&mut db, &change).await? == Written::Yes {
             api.changes.announce(id);
             break;
@@ -193,7 +193,7 @@ pub(super) async fn retry(
     api.tokens.require_operator(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    if retry_rollback(&mut db, id, api.managed()).await? == Retried::UnknownId {
+    if retry_rollback(&mut db, id, api.managed).await? == Retried::UnknownId {
         return Err(unknown_id());
     }
     api.changes.announce(id);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::judge::{Judge, nothing_found};
+use super::sight::Sight;
 use crate::domain::fields::VendorId;
 use crate::domain::names::{Names, PROVISION_LABEL};
 use crate::domain::step::{Proof, Resource};
@@ -51,19 +52,20 @@ pub(super) async fn carry_out(
     view: &Result<View, VendorError>,
     step: Arc<ClaimedStep>,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Outcome {
     let view = match view {
         Ok(view) => view,
         Err(error) => return judge.failed(&step, error),
     };
     let outcome = match &step.subject {
-        Subject::Search => Ok(search(view, &step, judge)),
-        Subject::Id(id) => remove(client, view, &step, id, judge).await,
+        Subject::Search => Ok(search(view, &step, judge, sight).await),
+        Subject::Id(id) => remove(client, view, &step, id, judge, sight).await,
     };
     outcome.unwrap_or_else(|error| judge.failed(&step, &error))
 }
 
-fn search(view: &View, step: &ClaimedStep, judge: &Judge) -> Outcome {
+async fn search(view: &View, step: &ClaimedStep, judge: &Judge, sight: &Sight<'_>) -> Outcome {
     let found: BTreeSet<VendorId> = view
         .servers
         .iter()
@@ -71,7 +73,7 @@ fn search(view: &View, step: &ClaimedStep, judge: &Judge) -> Outcome {
         .filter_map(|server| VendorId::parse(Resource::Server, &server.id.to_string()))
         .collect();
     if found.is_empty() {
-        nothing_found(step)
+        nothing_found(step, sight).await
     } else {
         Outcome::Found(found)
     }
@@ -83,6 +85,7 @@ async fn remove(
     step: &ClaimedStep,
     vendor_id: &VendorId,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let Ok(id) = vendor_id.as_str().parse::<u64>() else {
         let because = format!("{vendor_id} is no server id");
@@ -103,6 +106,7 @@ async fn remove(
                 retry_in: judge.begin_anew_in(step),
             });
         }
+        // The vendor's own word, which needs no other evidence.
         (Some(_), Some(ActionStatus::Success)) if listed.is_none() => {
             return Ok(Outcome::Gone(Proof::Deleted));
         }
@@ -122,10 +126,11 @@ async fn remove(
         asked = server;
         &asked
     } else {
-        return Ok(Outcome::Gone(match step.accepted {
+        let proof = match step.accepted {
             Some(_) => Proof::Deleted,
             None => Proof::AlreadyGone,
-        }));
+        };
+        return Ok(sight.absent(step, proof).await);
     };
     if !is_own(server, step, judge) {
         let because = format!("server {id} does not carry all five labels of this attempt");

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use super::sight::Sight;
 use crate::domain::absence::{Verdict, judge_empty_list};
 use crate::domain::backoff::Backoff;
 use crate::domain::names::ControllerId;
@@ -67,6 +68,11 @@ impl Judge {
         }
     }
 
+    /// The pause where only a person can help.
+    pub(super) fn slowly(&self) -> Duration {
+        jittered(self.retry.cap)
+    }
+
     /// The pause before a delete that the vendor accepted and did not carry out is begun anew.
     pub(super) fn begin_anew_in(&self, step: &ClaimedStep) -> Duration {
         jittered(self.retry.after(step.failures + 1))
@@ -74,9 +80,9 @@ impl Judge {
 }
 
 /// What a search that finds nothing reports.
-pub(super) fn nothing_found(step: &ClaimedStep) -> Outcome {
+pub(super) async fn nothing_found(step: &ClaimedStep, sight: &Sight<'_>) -> Outcome {
     match judge_empty_list(step.resource, &step.known) {
-        Verdict::Proven(proof) => Outcome::Gone(proof),
+        Verdict::Proven(proof) => sight.absent(step, proof).await,
         Verdict::OpenUntil(end) => Outcome::NotSeen {
             look_in: (end - step.known.now)
                 .to_std()

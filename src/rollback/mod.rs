@@ -6,6 +6,7 @@
 
 mod hetzner;
 mod judge;
+mod sight;
 mod tailscale;
 pub mod worker;
 
@@ -75,8 +76,8 @@ pub async fn retry_rollback(
         let Some(provision) = provision else {
             return Ok(Retried::UnknownId);
         };
-        if provision.attempt.run.is_none() {
-            // No run ever took it: there is nothing to undo.
+        if provision.attempt.run.is_none() || provision.disowned_at.is_some() {
+            // No run ever took it, or what it made is another controller's: there is nothing to undo.
             return Ok(Retried::Yes);
         }
         let mut change = provision.retry(now)?;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::judge::{Judge, nothing_found};
+use super::sight::Sight;
 use crate::domain::fields::VendorId;
 use crate::domain::names::Names;
 use crate::domain::step::{Proof, Resource};
@@ -46,14 +47,15 @@ pub(super) async fn carry_out(
     view: &View,
     step: Arc<ClaimedStep>,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Outcome {
     let outcome = match step.resource {
         Resource::AuthKey => match &view.keys {
-            Ok(keys) => key_step(client, keys, &step, judge).await,
+            Ok(keys) => key_step(client, keys, &step, judge, sight).await,
             Err(error) => Err(error.clone()),
         },
         Resource::Device | Resource::Server => match &view.devices {
-            Ok(devices) => device_step(client, tag, devices, &step, judge).await,
+            Ok(devices) => device_step(client, tag, devices, &step, judge, sight).await,
             Err(error) => Err(error.clone()),
         },
     };
@@ -65,13 +67,14 @@ async fn key_step(
     keys: &[Key],
     step: &ClaimedStep,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let description = Names::new(step.provision, step.attempt).key_description();
     let is_own = |key: &Key| key.is_auth_key() && key.description == description;
     let id = match &step.subject {
         Subject::Search => {
             let live = keys.iter().filter(|key| is_own(key) && key.is_live());
-            return Ok(found(step, live.map(|key| key.id.as_str())));
+            return Ok(found(step, live.map(|key| key.id.as_str()), sight).await);
         }
         Subject::Id(id) => id.as_str(),
     };
@@ -79,12 +82,13 @@ async fn key_step(
     let key = if let Some(key) = keys.iter().find(|key| key.id == id) {
         key
     } else if step.accepted.is_some() {
+        // The vendor answered that it is done, which needs no other evidence.
         return Ok(Outcome::Gone(Proof::Deleted));
     } else if let Some(key) = client.key(id).await? {
         asked = key;
         &asked
     } else {
-        return Ok(Outcome::Gone(Proof::AlreadyGone));
+        return Ok(sight.absent(step, Proof::AlreadyGone).await);
     };
     if !is_own(key) {
         let because = format!("key {id} does not have this attempt's description");
@@ -105,6 +109,7 @@ async fn device_step(
     devices: &[Device],
     step: &ClaimedStep,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let hostname = Names::new(step.provision, step.attempt).server_name();
     // A device that was ours when it was first seen stays ours under another host name: its id is
@@ -119,7 +124,7 @@ async fn device_step(
             let own = devices
                 .iter()
                 .filter(|device| device.hostname == hostname && is_own(device));
-            return Ok(found(step, own.map(|device| device.node_id.as_str())));
+            return Ok(found(step, own.map(|device| device.node_id.as_str()), sight).await);
         }
         Subject::Id(id) => id.as_str(),
     };
@@ -127,12 +132,13 @@ async fn device_step(
     let device = if let Some(device) = devices.iter().find(|device| device.answers_to(id)) {
         device
     } else if step.accepted.is_some() {
+        // The vendor answered that it is done, which needs no other evidence.
         return Ok(Outcome::Gone(Proof::Deleted));
     } else if let Some(device) = client.device(id).await? {
         asked = device;
         &asked
     } else {
-        return Ok(Outcome::Gone(Proof::AlreadyGone));
+        return Ok(sight.absent(step, Proof::AlreadyGone).await);
     };
     if !is_own(device) {
         let because = format!("device {id} does not have {tag} and this attempt's host name");
@@ -143,12 +149,16 @@ async fn device_step(
     Ok(after(deletion?))
 }
 
-fn found<'a>(step: &ClaimedStep, ids: impl Iterator<Item = &'a str>) -> Outcome {
+async fn found<'a>(
+    step: &ClaimedStep,
+    ids: impl Iterator<Item = &'a str>,
+    sight: &Sight<'_>,
+) -> Outcome {
     let ids: BTreeSet<VendorId> = ids
         .filter_map(|id| VendorId::parse(step.resource, id))
         .collect();
     if ids.is_empty() {
-        nothing_found(step)
+        nothing_found(step, sight).await
     } else {
         Outcome::Found(ids)
     }

@@ -3,6 +3,8 @@
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`dispatches`]: claims workflows that are to be dispatched, and keeps how that went.
+//! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
+//! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
@@ -11,9 +13,13 @@
 
 pub mod changes;
 pub mod dispatches;
+pub mod hearing;
+pub mod hold;
 pub mod ledger;
+pub mod overdue;
 pub mod provisions;
 mod rows;
+pub mod running;
 pub mod views;
 
 use std::time::Duration;

@@ -85,7 +85,7 @@ pub async fn read(
     Ok((provision(row.provision, row.current)?, row.now))
 }
 
-fn provision(
+pub(super) fn provision(
     row: Option<Json<ProvisionRow>>,
     current: Option<Json<AttemptRow>>,
 ) -> Result<Option<Provision>, StoreError> {

@@ -10,5 +10,6 @@ mod log;
 mod child;
 mod commands;
 mod kills;
+mod restored;
 mod settings;
 mod workflows;

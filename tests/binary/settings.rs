@@ -183,6 +183,21 @@ const CASES: &[Case] = &[
         "BACKSTOP_PROVISION_TIMEOUT",
     ),
     (
+        &[("BACKSTOP_HEARTBEAT_TIMEOUT", Some("never"))],
+        "BACKSTOP_HEARTBEAT_TIMEOUT",
+    ),
+    (
+        &[("BACKSTOP_PUBLIC_URL", Some("backstop.example.com"))],
+        "BACKSTOP_PUBLIC_URL",
+    ),
+    (
+        &[(
+            "BACKSTOP_PUBLIC_URL",
+            Some("https://me:very-secret-value@backstop.example.com"),
+        )],
+        "BACKSTOP_PUBLIC_URL",
+    ),
+    (
         &[("BACKSTOP_PROVISION_TIMEOUT", Some("30"))],
         "BACKSTOP_PROVISION_TIMEOUT",
     ),

@@ -45,11 +45,14 @@ impl Held {
             if flag.swap(true, std::sync::atomic::Ordering::AcqRel) {
                 return;
             }
-            let (free, changed) = &*gate;
-            let mut free = free.lock().unwrap();
-            while !*free {
-                free = changed.wait(free).unwrap();
-            }
+            // This thread may be the one that waits for sockets and timers for all of them.
+            tokio::task::block_in_place(|| {
+                let (free, changed) = &*gate;
+                let mut free = free.lock().unwrap();
+                while !*free {
+                    free = changed.wait(free).unwrap();
+                }
+            });
         })
         .unwrap();
         Self { release, holding }

@@ -20,6 +20,7 @@ use std::time::Duration;
 use backstop::app::App;
 use backstop::config::{Config, Database};
 use backstop::domain::backoff::Backoff;
+use backstop::domain::overdue::Patience;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
@@ -29,6 +30,7 @@ use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client}
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
+use backstop::watch;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -107,6 +109,8 @@ pub struct Options {
     pub retry: Backoff,
     pub stuck_after: Duration,
     pub provision_timeout: Duration,
+    pub heartbeat_timeout: Duration,
+    pub public_url: Option<String>,
 }
 
 impl Default for Options {
@@ -125,6 +129,8 @@ impl Default for Options {
             },
             stuck_after: Duration::from_secs(3600),
             provision_timeout: Duration::from_secs(1800),
+            heartbeat_timeout: Duration::from_secs(300),
+            public_url: None,
         }
     }
 }
@@ -189,6 +195,15 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             stuck_after: options.stuck_after,
             late_arrival_window: options.late_arrival_window,
         },
+        watch: watch::Settings {
+            patience: Patience {
+                heartbeat_timeout: options.heartbeat_timeout,
+                provision_timeout: options.provision_timeout,
+            },
+            public_url: options.public_url.clone(),
+            // Of real time, which is not moved.
+            pulse_every: Duration::from_millis(50),
+        },
     }
 }
 
@@ -222,6 +237,11 @@ impl Service {
     pub async fn start_with(options: Options) -> Self {
         let database = database().await;
         let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
+        Self::start_on(database, sim, options).await
+    }
+
+    /// On a database that is there, with vendors that are there.
+    pub async fn start_on(database: PgConnectOptions, sim: Sim, options: Options) -> Self {
         let app = App::start(config(&options, &database, &sim), Durability::Disposable)
             .await
             .unwrap();
@@ -389,20 +409,41 @@ impl Service {
         }
     }
 
-    /// Moves the database's time, and tells the workers to look.
+    /// Moves the database's time, and tells the workers to look. Nobody could have been heard
+    /// meanwhile.
     pub async fn advance(&self, by: Duration) {
-        sqlx::query(
-            "update controller set clock_offset = clock_offset + make_interval(secs => $1)",
-        )
-        .bind(by.as_secs_f64())
-        .execute(&self.pool)
-        .await
-        .unwrap();
-        sqlx::query("select pg_notify('backstop_ledger', $1)")
-            .bind(Uuid::nil().to_string())
-            .execute(&self.pool)
+        advance(&self.pool, by).await;
+        look(&self.pool).await;
+    }
+
+    /// Lets time pass in which callbacks can be heard.
+    pub async fn pass(&self, by: Duration) {
+        let mut transaction = self.pool.begin().await.unwrap();
+        // Before the clock: a pulse that waits for the row goes on with the new time.
+        sqlx::query("update hearing set last_pulse_at = last_pulse_at + make_interval(secs => $1)")
+            .bind(by.as_secs_f64())
+            .execute(&mut *transaction)
             .await
             .unwrap();
+        sqlx::query(MOVE_CLOCK)
+            .bind(by.as_secs_f64())
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        look(&self.pool).await;
+    }
+
+    /// Stops the service; its database and vendors stay.
+    pub async fn stop(self) -> Stopped {
+        self.app.stop().await.unwrap();
+        let pool = store::connect(self.database.clone(), 2).await.unwrap();
+        Stopped {
+            sim: self.sim,
+            pool,
+            database: self.database,
+            options: self.options,
+        }
     }
 
     /// Everything at the vendors that could still be used, by name.
@@ -425,6 +466,45 @@ impl Service {
             )
             .collect()
     }
+}
+
+/// A service that was stopped.
+pub struct Stopped {
+    pub sim: Sim,
+    pub pool: PgPool,
+    pub database: PgConnectOptions,
+    pub options: Options,
+}
+
+impl Stopped {
+    /// Moves the database's time.
+    pub async fn advance(&self, by: Duration) {
+        advance(&self.pool, by).await;
+    }
+
+    pub async fn start(self) -> Service {
+        Service::start_on(self.database, self.sim, self.options).await
+    }
+}
+
+const MOVE_CLOCK: &str =
+    "update controller set clock_offset = clock_offset + make_interval(secs => $1)";
+
+async fn advance(pool: &PgPool, by: Duration) {
+    sqlx::query(MOVE_CLOCK)
+        .bind(by.as_secs_f64())
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Tells workers and watchers of every replica to look.
+async fn look(pool: &PgPool) {
+    sqlx::query("select pg_notify('backstop_ledger', $1)")
+        .bind(Uuid::nil().to_string())
+        .execute(pool)
+        .await
+        .unwrap();
 }
 
 /// Ids of what a provision made.

@@ -11,6 +11,7 @@ fn sample(version: i64) -> Option<&'static str> {
     match version {
         1 => Some(include_str!("samples/0001.sql")),
         2 => Some(include_str!("samples/0002.sql")),
+        3 => Some(include_str!("samples/0003.sql")),
         _ => None,
     }
 }
@@ -34,6 +35,13 @@ async fn every_migration_runs_over_the_sample_of_the_one_before() {
     )
     .await;
     assert_eq!((provisions, unsettled), (7, 3));
+    // Attempt 0 of what a run has taken is over.
+    let live = count(
+        &mut db,
+        "select count(*) from attempts where finished_at is null",
+    )
+    .await;
+    assert_eq!(live, 2);
     db.close().await.unwrap();
 }
 
