@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{Options, Run, Service};
+use crate::log;
 
 const RUN: Run = Run(100, 1);
 
@@ -19,6 +20,11 @@ fn stuck_events(events: &[Value]) -> usize {
 
 fn is_stuck(provision: &Value) -> bool {
     provision["rollback"]["state"] == "stuck"
+}
+
+fn steps_of<'a>(provision: &'a Value, resource: &'a str) -> impl Iterator<Item = &'a Value> {
+    let steps = provision["rollback"]["steps"].as_array().unwrap().iter();
+    steps.filter(move |step| step["resource"] == resource)
 }
 
 /// Fails with everything made, `wrong` being done to the server first.
@@ -82,6 +88,62 @@ async fn a_protected_server_is_stuck_at_once_and_goes_when_the_protection_does()
     assert!(service.sim.unprotect_server(server));
     service.settled(id).await;
     assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+/// What the search of what is stuck sees again and again must not wake the searches that are done,
+/// which would wake it in turn, as fast as the vendors answer.
+#[tokio::test]
+async fn what_is_stuck_is_looked_at_again_without_reopening_what_is_done() {
+    for resource in ["auth_key", "device"] {
+        let service = Service::start().await;
+        let id = Uuid::new_v4();
+        let made = service.make_all(&service.started(id, RUN).await);
+        let (path, list) = match resource {
+            "auth_key" => (
+                format!("/tailnet/-/keys/{}", made.key.clone().unwrap()),
+                "keys?",
+            ),
+            _ => (
+                format!("/device/{}", made.device.clone().unwrap()),
+                "devices",
+            ),
+        };
+        let forbidden = FaultKind::status(403);
+        let fault = Fault::on(Vendor::Tailscale, "DELETE", &path, forbidden).always();
+        service.sim.fault(fault);
+        service.callback("failure", id, RUN, made.ids()).await;
+        let rest_is_done = |provision: &Value| {
+            steps_of(provision, resource).any(|step| step["stuck"] == true)
+                && steps_of(provision, resource).any(|step| step["state"] == "waiting")
+                && steps_of(provision, "server").all(|step| step["state"] == "gone")
+        };
+        service.until(id, rest_is_done).await;
+        let reopened = async || {
+            let kinds = service.event_kinds(id).await;
+            kinds.iter().filter(|kind| *kind == "step.reopened").count()
+        };
+        let looks = || {
+            log::count(
+                &service.sim,
+                Vendor::Tailscale,
+                "GET",
+                &format!("/tailnet/-/{list}"),
+            )
+        };
+        let before = reopened().await;
+        for _ in 0..3 {
+            let looked = looks();
+            // Longer than a search waits for the step of what it found.
+            service.advance(Duration::from_secs(31)).await;
+            service
+                .until(id, |provision| looks() > looked && rest_is_done(provision))
+                .await;
+        }
+        assert_eq!(reopened().await, before, "{resource}");
+        service.sim.clear_faults();
+        service.settled(id).await;
+        assert_eq!(service.alive(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]

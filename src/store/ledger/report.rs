@@ -55,10 +55,12 @@ pub async fn report(
                           "error": outcome.error().or(step.last_error.as_deref())});
         add_event(db, step, "step.stuck", data).await?;
     }
-    if let Outcome::Found(ids) = outcome {
-        add_found(db, step, ids, now).await?;
-    }
-    if matches!(outcome, Outcome::Found(_) | Outcome::Accepted { .. }) {
+    let sighted = match outcome {
+        Outcome::Found(ids) => add_found(db, step, ids, now).await?,
+        Outcome::Accepted { .. } => Sighted::Anew,
+        _ => Sighted::Before,
+    };
+    if sighted == Sighted::Anew {
         reopen_searches(db, step, now).await?;
     }
     if state.is_settled() {
@@ -176,6 +178,15 @@ async fn settle(
     Ok(moved == 1)
 }
 
+/// Whether a report shows something of the attempt's own that the ledger did not know to be there.
+/// What is only seen once more, as everything that cannot be deleted is at each look, must not
+/// reopen anything: the searches that it reopens wake the one that found it, without a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sighted {
+    Anew,
+    Before,
+}
+
 /// Gives each found thing a step of its own; one that had counted as settled is due again. One that
 /// is in hand learns that it is the attempt's own and is otherwise left alone: that mark is only
 /// ever set, so no fence is needed.
@@ -184,7 +195,7 @@ async fn add_found(
     step: &ClaimedStep,
     ids: &BTreeSet<VendorId>,
     now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+) -> Result<Sighted, StoreError> {
     let ids: Vec<String> = ids.iter().map(VendorId::to_string).collect();
     let due = sqlx::query_scalar!(
         r#"
@@ -208,11 +219,11 @@ async fn add_found(
     )
     .fetch_all(&mut *db)
     .await?;
-    for id in due {
+    for id in &due {
         let data = json!({"resource": step.resource, "vendor_id": id});
         add_event(db, step, "step.found", data).await?;
     }
-    sqlx::query!(
+    let recognised = sqlx::query!(
         "update steps set own = true
          where provision_id = $1 and attempt = $2 and resource = $3 and not searches
            and vendor_id = any($4) and settled_at is null and not own",
@@ -222,8 +233,13 @@ async fn add_found(
         &ids,
     )
     .execute(db)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    Ok(if due.is_empty() && recognised == 0 {
+        Sighted::Before
+    } else {
+        Sighted::Anew
+    })
 }
 
 /// Something of the attempt's own is there after all: searches that had settled look again.
