@@ -1,19 +1,26 @@
 //! What a vendor's answer means for a step: when to come back, and whether a person is needed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
 
 use crate::domain::absence::{Verdict, judge_empty_list};
 use crate::domain::backoff::Backoff;
+use crate::domain::fields::VendorId;
 use crate::domain::names::ControllerId;
 use crate::providers::VendorError;
-use crate::store::ledger::{ClaimedStep, Outcome};
+use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome};
 
 /// What is locked is locked for seconds: the vendor is finishing something else.
 const LOCKED_CAP: Duration = Duration::from_secs(5);
 /// How often a thing that never appeared is looked for while it may still arrive.
 const LOOK_FOR_LATE_ARRIVALS_EVERY: Duration = Duration::from_secs(20);
+/// How soon a delete that is under way is asked after, at first and at last.
+pub(super) const POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// A delete that the vendor says is done and a thing that is still listed: the list may lag for so
+/// long. Only then is it deleted once more.
+const LIST_MAY_LAG: Duration = Duration::from_secs(60);
 
 /// The settings that answers are judged by.
 #[derive(Debug, Clone, Copy)]
@@ -67,14 +74,51 @@ impl Judge {
         }
     }
 
+    /// What a delete is that the vendor answers with 404, for what it showed a moment ago. That is
+    /// weak evidence: gone meanwhile, or not to be touched with this credential.
+    pub(super) fn absent_but_seen(&self, step: &ClaimedStep, id: &VendorId) -> Outcome {
+        Outcome::Failed {
+            error: format!(
+                "DELETE of {} {id}: 404, and a moment ago it was there",
+                step.resource
+            ),
+            retry_in: self.begin_anew_in(step),
+            needs_person: false,
+        }
+    }
+
     /// The pause before a delete that the vendor accepted and did not carry out is begun anew.
     pub(super) fn begin_anew_in(&self, step: &ClaimedStep) -> Duration {
         jittered(self.retry.after(step.failures + 1))
     }
+
+    /// What a search reports that found things with these ids.
+    pub(super) fn found(step: &ClaimedStep, ids: impl Iterator<Item = String>) -> Outcome {
+        let ids: BTreeSet<VendorId> = ids
+            .filter_map(|id| VendorId::parse(step.resource, &id))
+            .collect();
+        if ids.is_empty() {
+            nothing_found(step)
+        } else {
+            Outcome::Found(ids)
+        }
+    }
+}
+
+/// That a delete is done and its thing is still there, while its list may lag.
+pub(super) fn may_lag(step: &ClaimedStep) -> Option<Outcome> {
+    let accepted = step.accepted.as_ref()?;
+    let look_in = pace(accepted);
+    (accepted.since < LIST_MAY_LAG).then_some(Outcome::UnderWay { look_in })
+}
+
+/// The longer a delete has been under way, the less often it is asked after.
+pub(super) fn pace(accepted: &AcceptedDelete) -> Duration {
+    (accepted.since / 2).clamp(POLL.0, POLL.1)
 }
 
 /// What a search that finds nothing reports.
-pub(super) fn nothing_found(step: &ClaimedStep) -> Outcome {
+fn nothing_found(step: &ClaimedStep) -> Outcome {
     match judge_empty_list(step.resource, &step.known) {
         Verdict::Proven(proof) => Outcome::Gone(proof),
         Verdict::OpenUntil(end) => Outcome::NotSeen {

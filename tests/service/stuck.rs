@@ -294,3 +294,83 @@ async fn a_row_that_nobody_can_read_does_not_keep_the_others() {
     service.callback("failure", whole, RUN, json!({})).await;
     service.settled(whole).await;
 }
+
+#[tokio::test]
+async fn a_delete_without_effect_is_not_sent_again_before_the_list_had_time_to_follow() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    let made = service.make_all(&service.started(id, RUN).await);
+    let (key, device) = (made.key.clone().unwrap(), made.device.clone().unwrap());
+    let paths = [
+        format!("/tailnet/-/keys/{key}"),
+        format!("/device/{device}"),
+    ];
+    for path in &paths {
+        // It says that it is done, and nothing is.
+        let fault = Fault::on(Vendor::Tailscale, "DELETE", path, FaultKind::status(200));
+        service.sim.fault(fault.always());
+    }
+    service.callback("failure", id, RUN, made.ids()).await;
+    let deletes = || {
+        paths
+            .clone()
+            .map(|path| log::count(&service.sim, Vendor::Tailscale, "DELETE", &path))
+    };
+    let looks = || log::count(&service.sim, Vendor::Tailscale, "GET", "/tailnet/-/devices");
+    service.until(id, |_| deletes() == [1, 1]).await;
+    let looked = looks();
+    service.until(id, |_| looks() > looked + 3).await;
+    assert_eq!(deletes(), [1, 1]);
+    service.advance(Duration::from_secs(61)).await;
+    service.until(id, |_| deletes() == [2, 2]).await;
+    assert_eq!(service.provision(id).await["rollback"]["state"], "pending");
+    service.sim.clear_faults();
+    service.advance(Duration::from_secs(61)).await;
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_404_to_the_delete_of_what_is_listed_is_an_error_that_is_shown_and_backed_off_from() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    let made = service.make_all(&service.started(id, RUN).await);
+    // As for what a credential may see and not delete.
+    let things = [
+        (
+            Vendor::Tailscale,
+            "auth_key",
+            format!("/tailnet/-/keys/{}", made.key.clone().unwrap()),
+        ),
+        (
+            Vendor::Hetzner,
+            "server",
+            format!("/servers/{}", made.server),
+        ),
+        (
+            Vendor::Tailscale,
+            "device",
+            format!("/device/{}", made.device.clone().unwrap()),
+        ),
+    ];
+    for (vendor, _, path) in &things {
+        let fault = Fault::on(*vendor, "DELETE", path, FaultKind::status(404));
+        service.sim.fault(fault.always());
+    }
+    service.callback("failure", id, RUN, made.ids()).await;
+    for (_, resource, _) in &things {
+        service
+            .until(id, |provision| {
+                steps_of(provision, resource).any(|step| {
+                    step["tries"].as_i64() > Some(2)
+                        && step["last_error"]
+                            .as_str()
+                            .is_some_and(|error| error.contains("404"))
+                })
+            })
+            .await;
+    }
+    service.sim.clear_faults();
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
