@@ -62,7 +62,7 @@ fn search(view: &View, step: &ClaimedStep, judge: &Judge) -> Outcome {
         .servers
         .iter()
         .filter(|server| is_own(server, step, judge));
-    Judge::found(step, own.map(|server| server.id.to_string()))
+    judge.found(step, own.map(|server| server.id.to_string()))
 }
 
 async fn remove(

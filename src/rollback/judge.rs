@@ -92,15 +92,24 @@ impl Judge {
         jittered(self.retry.after(step.failures + 1))
     }
 
-    /// What a search reports that found things with these ids.
-    pub(super) fn found(step: &ClaimedStep, ids: impl Iterator<Item = String>) -> Outcome {
-        let ids: BTreeSet<VendorId> = ids
-            .filter_map(|id| VendorId::parse(step.resource, &id))
-            .collect();
-        if ids.is_empty() {
-            nothing_found(step)
-        } else {
-            Outcome::Found(ids)
+    /// What a search reports that found things with these ids. One whose id cannot be kept would
+    /// be lost for good if it were left out.
+    pub(super) fn found(&self, step: &ClaimedStep, ids: impl Iterator<Item = String>) -> Outcome {
+        let parse = |id: String| VendorId::parse(step.resource, &id).ok_or(id);
+        match ids
+            .map(parse)
+            .collect::<Result<BTreeSet<VendorId>, String>>()
+        {
+            Ok(ids) if ids.is_empty() => nothing_found(step),
+            Ok(ids) => Outcome::Found(ids),
+            Err(id) => Outcome::Failed {
+                error: format!(
+                    "the vendor lists {id:?}, which is no {}'s id",
+                    step.resource
+                ),
+                retry_in: self.retry.cap,
+                needs_person: true,
+            },
         }
     }
 }

@@ -69,7 +69,7 @@ async fn key_step(
     let id = match &step.subject {
         Subject::Search => {
             let live = keys.iter().filter(|key| is_own(key) && key.is_live());
-            return Ok(Judge::found(step, live.map(|key| key.id.clone())));
+            return Ok(judge.found(step, live.map(|key| key.id.clone())));
         }
         Subject::Id(id) => id,
     };
@@ -120,7 +120,7 @@ async fn device_step(
             let own = devices
                 .iter()
                 .filter(|device| device.hostname == hostname && is_own(device));
-            return Ok(Judge::found(step, own.map(|device| device.node_id.clone())));
+            return Ok(judge.found(step, own.map(|device| device.node_id.clone())));
         }
         Subject::Id(id) => id,
     };

@@ -192,11 +192,16 @@ impl Service {
     }
 
     pub async fn start_with(options: Options) -> Self {
+        Self::start_changed(options, |_| {}).await
+    }
+
+    /// With a configuration that no option gives.
+    pub async fn start_changed(options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
         let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
-        let app = App::start(config(&options, &database, &sim), Durability::Disposable)
-            .await
-            .unwrap();
+        let mut config = config(&options, &database, &sim);
+        change(&mut config);
+        let app = App::start(config, Durability::Disposable).await.unwrap();
         Self {
             pool: app.pool().clone(),
             app,

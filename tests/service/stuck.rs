@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use backstop::providers::Tailscale;
+use backstop::providers::tailscale::TailscaleCredential;
 use backstop::sim::{Fault, FaultKind, Tokens, Vendor};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Options, Run, Service};
+use crate::harness::{Options, Run, Service, TAG};
 use crate::log;
 
 const RUN: Run = Run(100, 1);
@@ -373,4 +375,45 @@ async fn a_404_to_the_delete_of_what_is_listed_is_an_error_that_is_shown_and_bac
     service.sim.clear_faults();
     service.settled(id).await;
     assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_thing_of_ours_under_an_id_that_cannot_be_kept_is_no_absence() {
+    // A tailnet with one device, which has the host name that is asked for and an endless id.
+    let hostname = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+    let told = hostname.clone();
+    let device = move || {
+        let device = json!({"nodeId": "n".repeat(65), "hostname": told.get(), "tags": [TAG]});
+        async move { axum::Json(json!({"devices": [device]})) }
+    };
+    let router = axum::Router::new()
+        .route("/api/v2/tailnet/-/devices", axum::routing::get(device))
+        .route(
+            "/api/v2/tailnet/-/keys",
+            axum::routing::get(|| async { axum::Json(json!({"keys": []})) }),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let service = Service::start_changed(Options::default(), |config| {
+        let key = TailscaleCredential::ApiKey("tskey-api-secret".into());
+        let client = Tailscale::new(&url, "-", key).unwrap();
+        config.tailscale = Some((client, TAG.to_owned()));
+    })
+    .await;
+    let id = Uuid::new_v4();
+    let started = service.started(id, RUN).await;
+    hostname
+        .set(started["server_name"].as_str().unwrap().to_owned())
+        .unwrap();
+    service
+        .callback("failure", id, RUN, json!({"may_exist": []}))
+        .await;
+    let provision = service.until(id, is_stuck).await;
+    let device = steps_of(&provision, "device").next().unwrap();
+    let error = device["last_error"].as_str().unwrap();
+    assert!(
+        error.contains("nnn") && error.contains("no device's id"),
+        "{error}"
+    );
 }
