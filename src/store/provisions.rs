@@ -127,6 +127,7 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
         .chain([&provision.attempt])
         .map(|attempt| AttemptRow::new(provision.id, attempt))
         .collect();
+    let heard = change.heard_over.as_ref();
     let written = sqlx::query_scalar!(
         r#"
         with moved as (
@@ -181,30 +182,35 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
             from moved,
                  jsonb_to_recordset($13) as s (attempt integer, resource text, vendor_id text)
             on conflict do nothing
-        ), searches_woken as (
+        ), woken as (
             update steps s
             set state = case s.state when 'leased' then 'leased' else 'due' end,
-                next_at = case s.state when 'leased' then s.next_at else backstop_now() end,
+                next_at = case s.state when 'waiting' then backstop_now() else s.next_at end,
                 fence = s.fence + 1,
                 moved_from = s.state,
                 moved_by = 'retry_asked'
             from moved
             where s.provision_id = moved.id
               and s.attempt = $14
-              and s.searches
-              and s.state in ('waiting', 'leased')
-        ), hints_looked_at_again as (
+              and s.settled_at is null
+              and (s.searches or (s.state = 'leased' and exists (
+                      select from jsonb_to_recordset($15) as h (resource text, vendor_id text)
+                      where h.resource = s.resource and h.vendor_id = s.vendor_id
+                  )))
+        ), looked_at_again as (
             update steps s
             set state = 'due', moved_from = s.state, moved_by = 'seen_again', fence = s.fence + 1,
                 next_at = backstop_now(), unsettled_since = backstop_now(), settled_at = null,
                 proof = null
-            from moved, jsonb_to_recordset($15) as h (resource text, vendor_id text)
+            from moved
             where s.provision_id = moved.id
               and s.attempt = $14
               and not s.searches
-              and s.resource = h.resource
-              and s.vendor_id = h.vendor_id
               and (s.state = 'refused' or s.proof = 'already_gone')
+              and exists (
+                  select from jsonb_to_recordset($15) as h (resource text, vendor_id text)
+                  where h.resource = s.resource and h.vendor_id = s.vendor_id
+              )
         )
         select count(*) as "written!" from moved
         "#,
@@ -221,16 +227,8 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
         json!(attempts),
         json!(change.events),
         json!(change.steps),
-        change
-            .heard_over
-            .as_ref()
-            .map(|heard| heard.attempt.as_i32()),
-        json!(
-            change
-                .heard_over
-                .as_ref()
-                .map_or(&[][..], |heard| &heard.named)
-        ),
+        heard.map(|heard| heard.attempt.as_i32()),
+        json!(heard.map_or(&[][..], |heard| &heard.named)),
     )
     .fetch_one(db)
     .await?;

@@ -62,6 +62,7 @@ pub async fn report(
     };
     if sighted == Sighted::Anew {
         reopen_searches(db, step, now).await?;
+        wake_searches(db, step, now).await?;
     }
     if state.is_settled() {
         wake_searches(db, step, now).await?;
@@ -270,8 +271,9 @@ async fn reopen_searches(
     Ok(())
 }
 
-/// What has settled may be what a search of the same attempt was waiting for. A search that is
-/// being carried out has looked too early: its report will be fenced out.
+/// What has settled may be what another search of the same attempt was waiting for, and what was
+/// sighted what it has to wait for. A search that is being carried out, or claimed at this moment,
+/// has looked too early: its report will be fenced out.
 async fn wake_searches(
     db: &mut PgConnection,
     step: &ClaimedStep,
@@ -280,13 +282,14 @@ async fn wake_searches(
     sqlx::query!(
         "update steps s
          set state = case s.state when 'leased' then 'leased' else 'due' end,
-             next_at = case s.state when 'leased' then s.next_at else $3 end,
+             next_at = case s.state when 'waiting' then $3 else s.next_at end,
              fence = s.fence + 1, moved_from = s.state, moved_by = 'retry_asked'
-         where s.provision_id = $1 and s.attempt = $2 and s.searches
-           and s.state in ('waiting', 'leased')",
+         where s.provision_id = $1 and s.attempt = $2 and s.searches and s.id <> $4
+           and s.settled_at is null",
         step.provision.as_uuid(),
         step.attempt.as_i32(),
         now,
+        step.id,
     )
     .execute(db)
     .await?;
