@@ -43,7 +43,7 @@ pub async fn claim_due_steps(
         r#"
         with picked as (
             select s.id, a.run_id, a.run_attempt, a.may_exist,
-                   a.last_message_at as watched_from
+                   greatest(a.last_message_at, a.rollback_started_at) as watched_from
             from steps s
             join attempts a on a.provision_id = s.provision_id and a.number = s.attempt
             where s.next_at <= backstop_now()
