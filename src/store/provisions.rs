@@ -14,6 +14,7 @@ use super::rows::{AttemptRow, ProvisionRow};
 use crate::domain::callback::{Callback, Snapshot};
 use crate::domain::names::ProvisionId;
 use crate::domain::provision::{Change, Provision};
+use crate::domain::step::Resource;
 
 /// Reads all that decides what becomes of a callback.
 ///
@@ -113,8 +114,9 @@ pub enum Written {
 
 /// Writes a change: the provision if its version is unmoved, its attempts, the history, and the
 /// steps that undo what is over. Steps that are there already stay as they are, but whoever is
-/// looking for things of an attempt that was just heard has to look again, also at ids it names that
-/// had counted as something else's or as gone without us. What we deleted cannot come back.
+/// looking for things of an attempt that was just heard has to look again, also for kinds that it
+/// had not begun to create before, and at ids it names that had counted as something else's or as
+/// gone without us. What we deleted cannot come back.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written; then nothing was.
@@ -128,6 +130,11 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
         .map(|attempt| AttemptRow::new(provision.id, attempt))
         .collect();
     let heard = change.heard_over.as_ref();
+    let may_exist_after_all: Vec<String> = heard
+        .iter()
+        .flat_map(|heard| &heard.may_exist_after_all)
+        .map(Resource::to_string)
+        .collect();
     let written = sqlx::query_scalar!(
         r#"
         with moved as (
@@ -205,12 +212,13 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
             from moved
             where s.provision_id = moved.id
               and s.attempt = $14
-              and not s.searches
-              and (s.state = 'refused' or s.proof = 'already_gone')
-              and exists (
-                  select from jsonb_to_recordset($15) as h (resource text, vendor_id text)
-                  where h.resource = s.resource and h.vendor_id = s.vendor_id
-              )
+              and case
+                  when s.searches then s.state = 'gone' and s.resource = any($16)
+                  else (s.state = 'refused' or s.proof = 'already_gone') and exists (
+                      select from jsonb_to_recordset($15) as h (resource text, vendor_id text)
+                      where h.resource = s.resource and h.vendor_id = s.vendor_id
+                  )
+              end
         )
         select count(*) as "written!" from moved
         "#,
@@ -229,6 +237,7 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
         json!(change.steps),
         heard.map(|heard| heard.attempt.as_i32()),
         json!(heard.map_or(&[][..], |heard| &heard.named)),
+        &may_exist_after_all,
     )
     .fetch_one(db)
     .await?;
