@@ -22,9 +22,11 @@ use crate::store::{connect, controller_id, migrate, too_old};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
 
-/// How long answers and steps in hand get when we stop. What is not done by then is done again
-/// after the next start.
+/// How long steps in hand get when we stop. What is not done by then is done again after the next
+/// start.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long callers get to send what they began and to take their answers.
+const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The database, ours or somebody else's.
@@ -247,14 +249,19 @@ impl App {
     /// When a private Postgres does not stop cleanly.
     pub async fn stop(self) -> anyhow::Result<()> {
         tracing::info!("stopping");
-        let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
         self.intake.cancel();
-        let answered = tokio::time::timeout_at(deadline, self.http).await;
         self.work.cancel();
         self.tracker.close();
-        let _ = tokio::time::timeout_at(deadline, self.heart).await;
-        let done = tokio::time::timeout_at(deadline, self.tracker.wait()).await;
-        if answered.is_err() || done.is_err() {
+        // Side by side: a caller that hangs must not keep steps from being given back.
+        let (answered, done, _) = tokio::join!(
+            tokio::time::timeout(CALLERS_PATIENCE, self.http),
+            tokio::time::timeout(STOP_PATIENCE, self.tracker.wait()),
+            tokio::time::timeout(CALLERS_PATIENCE, self.heart),
+        );
+        if answered.is_err() {
+            tracing::warn!("stopping although a caller still sends or reads");
+        }
+        if done.is_err() {
             tracing::warn!("stopping with work in hand; it is taken up again at the next start");
         }
         self.database.close().await

@@ -224,12 +224,22 @@ pub struct Config {
 }
 
 /// Where the database is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Database {
     /// Somebody else runs it.
     At(Box<PgConnectOptions>),
     /// We run a private one in this folder.
     Private(PathBuf),
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            // The options' own output has the password in it.
+            Self::At(_) => f.debug_tuple("At").finish_non_exhaustive(),
+            Self::Private(folder) => f.debug_tuple("Private").field(folder).finish(),
+        }
+    }
 }
 
 impl DatabaseSettings {
@@ -414,4 +424,23 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("a duration is longer than zero and at most ten years".to_owned());
     }
     Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown_by_debug() {
+        let settings = DatabaseSettings {
+            database_url: Some("postgres://me:hunter2@db.example/backstop".into()),
+            data_dir: None,
+            database_connections: 10,
+        };
+        let shown = format!("{settings:?} {:?}", settings.check().unwrap());
+        assert!(
+            shown.contains("At") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
 }

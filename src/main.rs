@@ -87,7 +87,7 @@ async fn main() -> ExitCode {
     match run(arguments.command).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("backstop: {error:#}");
+            eprintln!("backstop: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
@@ -121,6 +121,20 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An error with its causes, without those that repeat what is said already.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        if said.is_empty() {
+            cause
+        } else if said.contains(&cause) {
+            said
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
 }
 
 async fn open(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {

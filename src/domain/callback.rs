@@ -455,6 +455,7 @@ fn late(
         .as_mut()
         .unwrap_or(&mut change.provision.attempt);
     attempt.last_message_at = now;
+    let could_exist = attempt.may_exist.clone();
     match &callback.message {
         Message::Failure(failure) => attempt.fail(failure, now),
         message => {
@@ -464,8 +465,10 @@ fn late(
         }
     }
     let number = attempt.number;
+    let may_exist_after_all = &attempt.may_exist - &could_exist;
     change.heard_over = Some(HeardOver {
         attempt: number,
+        may_exist_after_all,
         // Not by a heartbeat, or every one of them would cost a look at the vendor.
         named: callback
             .message

@@ -389,6 +389,9 @@ pub struct HeardOver {
     /// The ids that were named. One that had counted as something else's, or as gone before we did
     /// anything, may by now be the attempt's own and alive.
     pub named: Vec<Hint>,
+    /// The kinds of thing that it says for the first time may have been begun. What had counted as
+    /// never appeared may come after all.
+    pub may_exist_after_all: BTreeSet<Resource>,
 }
 
 impl Change {

@@ -103,7 +103,8 @@ pub enum StepEvent {
         /// Now.
         at: DateTime<Utc>,
     },
-    /// Something that a list showed, or its run named, after it had counted as gone or not ours.
+    /// A list showed it, or its run named it or said that it may exist, after it had counted as gone
+    /// or not ours.
     SeenAgain {
         /// Now.
         at: DateTime<Utc>,

@@ -295,3 +295,20 @@ async fn an_address_that_is_taken_is_named() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("BACKSTOP_LISTEN"), "{}", ended.stderr);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_the_database_cannot_be_reached_is_said_once_and_in_one_sentence() {
+    let elsewhere = database_url().await.replace("/test_", "/not_test_");
+    for (url, cause) in [
+        ("postgres://me@127.0.0.1:1/x", "Connection refused"),
+        (elsewhere.as_str(), "does not exist"),
+    ] {
+        let environment = vec![("DATABASE_URL".to_owned(), url.to_owned())];
+        let ended = run(command(&["migrate"], &environment)).await;
+        assert_eq!(ended.code, Some(1));
+        let said = ended.stderr.trim_end();
+        assert_eq!(said.matches(cause).count(), 1, "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("backstop: DATABASE_URL"), "{said}");
+    }
+}

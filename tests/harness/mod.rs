@@ -235,16 +235,30 @@ impl Service {
     }
 
     pub async fn start_with(options: Options) -> Self {
+        Self::start_changed(options, |_| {}).await
+    }
+
+    /// With a configuration that no option gives.
+    pub async fn start_changed(options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
         let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
-        Self::start_on(database, sim, options).await
+        Self::start_as(database, sim, options, change).await
     }
 
     /// On a database that is there, with vendors that are there.
     pub async fn start_on(database: PgConnectOptions, sim: Sim, options: Options) -> Self {
-        let app = App::start(config(&options, &database, &sim), Durability::Disposable)
-            .await
-            .unwrap();
+        Self::start_as(database, sim, options, |_| {}).await
+    }
+
+    async fn start_as(
+        database: PgConnectOptions,
+        sim: Sim,
+        options: Options,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = config(&options, &database, &sim);
+        change(&mut config);
+        let app = App::start(config, Durability::Disposable).await.unwrap();
         Self {
             pool: app.pool().clone(),
             app,

@@ -27,6 +27,7 @@ mod late;
 mod lists;
 mod order;
 mod proof;
+mod races;
 mod rollback;
 mod sequence;
 mod status_api;

@@ -55,11 +55,14 @@ pub async fn report(
                           "error": outcome.error().or(step.last_error.as_deref())});
         add_event(db, step, "step.stuck", data).await?;
     }
-    if let Outcome::Found(ids) = outcome {
-        add_found(db, step, ids, now).await?;
-    }
-    if matches!(outcome, Outcome::Found(_) | Outcome::Accepted { .. }) {
+    let sighted = match outcome {
+        Outcome::Found(ids) => add_found(db, step, ids, now).await?,
+        Outcome::Accepted { .. } => Sighted::Anew,
+        _ => Sighted::Before,
+    };
+    if sighted == Sighted::Anew {
         reopen_searches(db, step, now).await?;
+        wake_searches(db, step, now).await?;
     }
     if state.is_settled() {
         wake_searches(db, step, now).await?;
@@ -176,6 +179,15 @@ async fn settle(
     Ok(moved == 1)
 }
 
+/// Whether a report shows something of the attempt's own that the ledger did not know to be there.
+/// What is only seen once more, as everything that cannot be deleted is at each look, must not
+/// reopen anything: the searches that it reopens wake the one that found it, without a pause.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sighted {
+    Anew,
+    Before,
+}
+
 /// Gives each found thing a step of its own; one that had counted as settled is due again. One that
 /// is in hand learns that it is the attempt's own and is otherwise left alone: that mark is only
 /// ever set, so no fence is needed.
@@ -184,7 +196,7 @@ async fn add_found(
     step: &ClaimedStep,
     ids: &BTreeSet<VendorId>,
     now: DateTime<Utc>,
-) -> Result<(), StoreError> {
+) -> Result<Sighted, StoreError> {
     let ids: Vec<String> = ids.iter().map(VendorId::to_string).collect();
     let due = sqlx::query_scalar!(
         r#"
@@ -208,11 +220,11 @@ async fn add_found(
     )
     .fetch_all(&mut *db)
     .await?;
-    for id in due {
+    for id in &due {
         let data = json!({"resource": step.resource, "vendor_id": id});
         add_event(db, step, "step.found", data).await?;
     }
-    sqlx::query!(
+    let recognised = sqlx::query!(
         "update steps set own = true
          where provision_id = $1 and attempt = $2 and resource = $3 and not searches
            and vendor_id = any($4) and settled_at is null and not own",
@@ -222,8 +234,13 @@ async fn add_found(
         &ids,
     )
     .execute(db)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    Ok(if due.is_empty() && recognised == 0 {
+        Sighted::Before
+    } else {
+        Sighted::Anew
+    })
 }
 
 /// Something of the attempt's own is there after all: searches that had settled look again.
@@ -254,8 +271,9 @@ async fn reopen_searches(
     Ok(())
 }
 
-/// What has settled may be what a search of the same attempt was waiting for. A search that is
-/// being carried out has looked too early: its report will be fenced out.
+/// What has settled may be what another search of the same attempt was waiting for, and what was
+/// sighted what it has to wait for. A search that is being carried out, or claimed at this moment,
+/// has looked too early: its report will be fenced out.
 async fn wake_searches(
     db: &mut PgConnection,
     step: &ClaimedStep,
@@ -264,13 +282,14 @@ async fn wake_searches(
     sqlx::query!(
         "update steps s
          set state = case s.state when 'leased' then 'leased' else 'due' end,
-             next_at = case s.state when 'leased' then s.next_at else $3 end,
+             next_at = case s.state when 'waiting' then $3 else s.next_at end,
              fence = s.fence + 1, moved_from = s.state, moved_by = 'retry_asked'
-         where s.provision_id = $1 and s.attempt = $2 and s.searches
-           and s.state in ('waiting', 'leased')",
+         where s.provision_id = $1 and s.attempt = $2 and s.searches and s.id <> $4
+           and s.settled_at is null",
         step.provision.as_uuid(),
         step.attempt.as_i32(),
         now,
+        step.id,
     )
     .execute(db)
     .await?;
