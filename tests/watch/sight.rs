@@ -4,12 +4,23 @@ use backstop::sim::{Sim, SimOptions};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::{Made, Service, Stopped, steps};
+use crate::harness::{Made, Service, Stopped, TAG, steps};
 use crate::support::{RUN, in_use, secs, servers_only, under_way};
 
-/// An empty project and an empty tailnet: what a token of another shows.
+/// What a token of another project and tailnet shows: nothing of ours, and somebody else's machine.
 fn elsewhere() -> Sim {
-    Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default()).unwrap()
+    let sim = Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default()).unwrap();
+    let controller = Uuid::new_v4().to_string();
+    let name = "agent-of-another";
+    sim.add_server(
+        name,
+        [
+            ("managed-by", "backstop"),
+            ("backstop-controller", &controller),
+        ],
+    );
+    sim.add_device(name, &[TAG]);
+    sim
 }
 
 /// Starts again with the credential of another world; the one that is ours.
