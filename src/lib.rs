@@ -12,7 +12,8 @@
 //!   claimed under leases and settled under a fence.
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
-//! - [`providers`]: the clients for Hetzner and Tailscale.
+//! - [`providers`]: the clients for Hetzner and Tailscale. [`budget`]: what they may be sent, shared
+//!   by all replicas.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
@@ -21,6 +22,7 @@
 //! nothing, and several processes can share the work.
 
 pub mod app;
+pub mod budget;
 pub mod config;
 pub mod demo;
 pub mod domain;

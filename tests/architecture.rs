@@ -46,6 +46,7 @@ fn nothing_below(folder: &str, uses: &[&str]) {
 fn domain_imports_nobody_and_does_no_io() {
     let others = [
         "crate::app",
+        "crate::budget",
         "crate::config",
         "crate::demo",
         "crate::http",
@@ -69,6 +70,7 @@ fn http_calls_no_vendor_and_no_worker() {
         "src/http",
         &[
             "crate::providers",
+            "crate::budget",
             "rollback::worker",
             "crate::sim",
             "reqwest",
@@ -92,7 +94,7 @@ fn store_and_providers_know_nothing_above_them() {
     ];
     nothing_below("src/store", &above);
     nothing_below("src/providers", &above);
-    nothing_below("src/providers", &["crate::store", "sqlx"]);
+    nothing_below("src/providers", &["crate::store", "crate::budget", "sqlx"]);
 }
 
 #[test]

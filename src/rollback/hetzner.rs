@@ -17,6 +17,13 @@ const POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_s
 /// An action that ended well and a server that is still listed: the list may lag for so long.
 const LIST_MAY_LAG: Duration = Duration::from_secs(60);
 
+/// How many lists and polls a look is.
+pub(super) fn looks(steps: &[ClaimedStep]) -> u32 {
+    let polls = steps.iter().filter_map(action_of).count();
+    let polls = polls.div_ceil(Hetzner::ACTIONS_A_CALL);
+    1 + u32::try_from(polls).unwrap_or(u32::MAX)
+}
+
 /// What one look shows, for a whole batch. The list is begun after the actions were asked after, so
 /// that it can prove what they claim.
 pub(super) struct View {
@@ -50,7 +57,7 @@ pub(super) async fn carry_out(
     client: &Hetzner,
     view: &Result<View, VendorError>,
     step: Arc<ClaimedStep>,
-    judge: &Judge,
+    judge: &Judge<'_>,
 ) -> Outcome {
     let view = match view {
         Ok(view) => view,
@@ -63,7 +70,7 @@ pub(super) async fn carry_out(
     outcome.unwrap_or_else(|error| judge.failed(&step, &error))
 }
 
-fn search(view: &View, step: &ClaimedStep, judge: &Judge) -> Outcome {
+fn search(view: &View, step: &ClaimedStep, judge: &Judge<'_>) -> Outcome {
     let found: BTreeSet<VendorId> = view
         .servers
         .iter()
@@ -82,7 +89,7 @@ async fn remove(
     view: &View,
     step: &ClaimedStep,
     vendor_id: &VendorId,
-    judge: &Judge,
+    judge: &Judge<'_>,
 ) -> Result<Outcome, VendorError> {
     let Ok(id) = vendor_id.as_str().parse::<u64>() else {
         let because = format!("{vendor_id} is no server id");
@@ -112,6 +119,9 @@ async fn remove(
             });
         }
         _ => {}
+    }
+    if !judge.permit.one_more(client.rate()) {
+        return Ok(judge.held_back(client.rate()));
     }
 
     // What the list does not show is asked for by its id: it may carry other labels, or none.
@@ -144,7 +154,7 @@ async fn remove(
 }
 
 /// Whether a server carries all five labels of the step's attempt.
-fn is_own(server: &Server, step: &ClaimedStep, judge: &Judge) -> bool {
+fn is_own(server: &Server, step: &ClaimedStep, judge: &Judge<'_>) -> bool {
     Names::new(step.provision, step.attempt)
         .labels(judge.controller, step.run)
         .iter()

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use rand::RngExt;
 
+use crate::budget::Permit;
 use crate::domain::absence::{Verdict, judge_empty_list};
 use crate::domain::backoff::Backoff;
 use crate::domain::names::ControllerId;
 use crate::providers::VendorError;
+use crate::providers::hetzner::RateLimit;
 use crate::store::ledger::{ClaimedStep, Outcome};
 
 /// What is locked is locked for seconds: the vendor is finishing something else.
@@ -15,16 +17,18 @@ const LOCKED_CAP: Duration = Duration::from_secs(5);
 /// How often a thing that never appeared is looked for while it may still arrive.
 const LOOK_FOR_LATE_ARRIVALS_EVERY: Duration = Duration::from_secs(20);
 
-/// The settings that answers are judged by.
+/// What answers are judged by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Judge {
+pub(super) struct Judge<'a> {
     /// The pause after a failed try.
     pub retry: Backoff,
     /// Who this database is to the vendors.
     pub controller: ControllerId,
+    /// What the batch may send.
+    pub permit: &'a Permit,
 }
 
-impl Judge {
+impl Judge<'_> {
     /// What a failed request means for its step.
     pub(super) fn failed(&self, step: &ClaimedStep, error: &VendorError) -> Outcome {
         let retry = self.retry;
@@ -40,9 +44,11 @@ impl Judge {
                 base: retry.cap,
                 ..retry
             },
-            VendorError::RateLimited { .. }
-            | VendorError::Unavailable(_)
-            | VendorError::Rejected(_) => retry,
+            VendorError::RateLimited { retry_after, .. } => {
+                self.permit.turned_away(*retry_after);
+                retry
+            }
+            VendorError::Unavailable(_) | VendorError::Rejected(_) => retry,
         };
         // Until the vendor's own reset, but never longer than the cap: its reset is when the
         // budget is full again, and one request is available long before.
@@ -64,6 +70,13 @@ impl Judge {
             }
         } else {
             Outcome::NotOurs { because }
+        }
+    }
+
+    /// What a step reports that may not send anything now.
+    pub(super) fn held_back(&self, told: Option<RateLimit>) -> Outcome {
+        Outcome::HeldBack {
+            retry_in: self.permit.rest_in(told),
         }
     }
 

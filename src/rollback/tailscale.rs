@@ -17,6 +17,12 @@ const LOOK_IN: Duration = Duration::ZERO;
 /// After a 404 for something that was listed a moment ago.
 const LOOK_AFTER_A_404_IN: Duration = Duration::from_millis(500);
 
+/// How many lists a look is.
+pub(super) fn looks(steps: &[ClaimedStep]) -> u32 {
+    let needs = |resource| steps.iter().any(|step| step.resource == resource);
+    u32::from(needs(Resource::AuthKey)) + u32::from(needs(Resource::Device))
+}
+
 /// What one look shows, for a whole batch. Only what a step of the batch needs is listed; one
 /// list that fails does not keep the other's steps.
 pub(super) struct View {
@@ -45,7 +51,7 @@ pub(super) async fn carry_out(
     tag: &str,
     view: &View,
     step: Arc<ClaimedStep>,
-    judge: &Judge,
+    judge: &Judge<'_>,
 ) -> Outcome {
     let outcome = match step.resource {
         Resource::AuthKey => match &view.keys {
@@ -64,7 +70,7 @@ async fn key_step(
     client: &Tailscale,
     keys: &[Key],
     step: &ClaimedStep,
-    judge: &Judge,
+    judge: &Judge<'_>,
 ) -> Result<Outcome, VendorError> {
     let description = Names::new(step.provision, step.attempt).key_description();
     let is_own = |key: &Key| key.is_auth_key() && key.description == description;
@@ -75,6 +81,9 @@ async fn key_step(
         }
         Subject::Id(id) => id.as_str(),
     };
+    if !judge.permit.one_more(None) {
+        return Ok(judge.held_back(None));
+    }
     let asked;
     let key = if let Some(key) = keys.iter().find(|key| key.id == id) {
         key
@@ -104,7 +113,7 @@ async fn device_step(
     tag: &str,
     devices: &[Device],
     step: &ClaimedStep,
-    judge: &Judge,
+    judge: &Judge<'_>,
 ) -> Result<Outcome, VendorError> {
     let hostname = Names::new(step.provision, step.attempt).server_name();
     // A device that was ours when it was first seen stays ours under another host name: its id is
@@ -123,6 +132,9 @@ async fn device_step(
         }
         Subject::Id(id) => id.as_str(),
     };
+    if !judge.permit.one_more(None) {
+        return Ok(judge.held_back(None));
+    }
     let asked;
     let device = if let Some(device) = devices.iter().find(|device| device.answers_to(id)) {
         device

@@ -3,11 +3,13 @@
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`views`]: what the status API shows.
+//! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
+pub mod budgets;
 pub mod changes;
 pub mod ledger;
 pub mod provisions;

@@ -18,6 +18,7 @@ use std::time::Duration;
 use backstop::app::App;
 use backstop::config::{Config, Database};
 use backstop::domain::backoff::Backoff;
+use backstop::domain::budget::Reserve;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
@@ -181,6 +182,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             retry: options.retry,
             stuck_after: options.stuck_after,
             late_arrival_window: options.late_arrival_window,
+            rate_reserve: Reserve::default(),
         },
     }
 }

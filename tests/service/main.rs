@@ -16,6 +16,7 @@ mod access;
 mod arrivals;
 mod attempts;
 mod batches;
+mod budget;
 mod callbacks;
 mod connections;
 mod hostile;

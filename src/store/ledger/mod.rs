@@ -121,6 +121,11 @@ pub enum Outcome {
     },
     /// Given back untried.
     Released,
+    /// Given back untried, to be tried later: the vendor may not be sent that much now.
+    HeldBack {
+        /// When to try.
+        retry_in: Duration,
+    },
 }
 
 /// Whether a report counted.
@@ -203,6 +208,9 @@ impl Outcome {
                 }
             }
             Self::Released => StepEvent::Released { at: now },
+            Self::HeldBack { retry_in } => StepEvent::Released {
+                at: now + *retry_in,
+            },
         }
     }
 
@@ -215,7 +223,8 @@ impl Outcome {
             | Self::Found(_)
             | Self::NotSeen { .. }
             | Self::Gone(_)
-            | Self::Released => None,
+            | Self::Released
+            | Self::HeldBack { .. } => None,
         }
     }
 }

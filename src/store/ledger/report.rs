@@ -12,6 +12,9 @@ use crate::domain::fields::VendorId;
 use crate::domain::step::StepState;
 use crate::store::StoreError;
 
+/// What the status API shows of a step that waits for that alone.
+const HELD_BACK: &str = "held back: the vendor's rate limit is down to what is left to others";
+
 /// Writes down how a claimed step went, in the caller's transaction, and what follows from it:
 /// found things get steps of their own, a settled step wakes the searches of its attempt, the last
 /// one ends the rollback.
@@ -39,8 +42,11 @@ pub async fn report(
             ..
         }
     );
-    let stuck =
-        !state.is_settled() && (needs_person || now - step.unsettled_since >= delta(stuck_after));
+    // What was given back untried stands as it stood.
+    let still_stuck =
+        step.was_stuck && matches!(outcome, Outcome::Released | Outcome::HeldBack { .. });
+    let overdue = now - step.unsettled_since >= delta(stuck_after);
+    let stuck = !state.is_settled() && (needs_person || still_stuck || overdue);
 
     if !settle(db, step, outcome, state, stuck, now).await? {
         give_back(db, step, now).await?;
@@ -119,7 +125,8 @@ async fn settle(
         Outcome::UnderWay { .. }
         | Outcome::Gone(_)
         | Outcome::Failed { .. }
-        | Outcome::Released => (
+        | Outcome::Released
+        | Outcome::HeldBack { .. } => (
             step.accepted.as_ref().map(|accepted| accepted.at),
             step.accepted
                 .as_ref()
@@ -134,6 +141,11 @@ async fn settle(
         outcome,
         Outcome::Failed { .. } | Outcome::DeleteFailed { .. }
     );
+    let error = match outcome {
+        // Shown unless there is something worse to show.
+        Outcome::HeldBack { .. } if step.last_error.is_none() => Some(HELD_BACK),
+        _ => outcome.error(),
+    };
     let is_try = failed || matches!(outcome, Outcome::Accepted { .. } | Outcome::NotOurs { .. });
     let moved = sqlx::query!(
         "update steps
@@ -168,7 +180,7 @@ async fn settle(
         matches!(outcome, Outcome::Accepted { .. }) && step.subject != Subject::Search,
         is_try,
         failed,
-        outcome.error(),
+        error,
     )
     .execute(db)
     .await?
@@ -339,7 +351,8 @@ fn history(step: &ClaimedStep, outcome: &Outcome) -> Option<(&'static str, Value
         | Outcome::UnderWay { .. }
         | Outcome::Found(_)
         | Outcome::NotSeen { .. }
-        | Outcome::Released => None,
+        | Outcome::Released
+        | Outcome::HeldBack { .. } => None,
     }
 }
 
