@@ -14,7 +14,8 @@
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
 //! - [`providers`]: the clients for Hetzner and Tailscale. [`budget`]: what they may be sent, shared
 //!   by all replicas.
-//! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
+//! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
+//!   is counted.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
 //!
@@ -27,6 +28,7 @@ pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod http;
+pub mod metrics;
 pub mod postgres;
 pub mod providers;
 pub mod rollback;

@@ -50,6 +50,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::config",
         "crate::demo",
         "crate::http",
+        "crate::metrics",
         "crate::postgres",
         "crate::providers",
         "crate::rollback",
@@ -95,6 +96,18 @@ fn store_and_providers_know_nothing_above_them() {
     nothing_below("src/store", &above);
     nothing_below("src/providers", &above);
     nothing_below("src/providers", &["crate::store", "crate::budget", "sqlx"]);
+}
+
+#[test]
+fn nothing_is_counted_for_the_whole_process() {
+    let global = [
+        "set_global_recorder",
+        "install_recorder",
+        "counter!(",
+        "gauge!(",
+        "histogram!(",
+    ];
+    nothing_below("src", &global);
 }
 
 #[test]

@@ -29,6 +29,7 @@ use crate::domain::backoff::Backoff;
 use crate::domain::budget::{PERMIT_LASTS, Purpose, Reserve};
 use crate::domain::names::{ControllerId, ProvisionId};
 use crate::domain::step::Resource;
+use crate::metrics::Metrics;
 use crate::providers::hetzner::RateLimit;
 use crate::providers::{Hetzner, Tailscale, Vendor};
 use crate::store::StoreError;
@@ -86,6 +87,7 @@ pub enum Hands {
 pub struct Worker {
     pool: PgPool,
     changes: Changes,
+    metrics: Metrics,
     settings: Settings,
     budget: Budget,
     /// A batch has told the budget what it knows.
@@ -109,6 +111,7 @@ impl Worker {
     pub fn new(
         pool: PgPool,
         changes: Changes,
+        metrics: Metrics,
         settings: Settings,
         hands: Hands,
         controller: ControllerId,
@@ -119,6 +122,7 @@ impl Worker {
             settled: Notify::new(),
             pool,
             changes,
+            metrics,
             settings,
             hands,
             controller,
@@ -309,8 +313,11 @@ impl Worker {
         }
         .await;
         match reported {
-            Ok(Reported::Yes) => {
+            Ok(reported @ (Reported::Yes | Reported::RollbackDone { .. })) => {
                 log(step, outcome);
+                if let Reported::RollbackDone { took } = reported {
+                    self.metrics.rollback_done(took);
+                }
                 // What is held back has not changed, and is no news to other replicas.
                 if !matches!(outcome, Outcome::HeldBack { .. }) {
                     self.changes.announce(step.provision);

@@ -103,6 +103,22 @@ pub async fn write(
     })
 }
 
+/// How many requests each vendor has left that ever told it.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read or holds what does not parse.
+pub async fn remaining(db: &mut PgConnection) -> Result<Vec<(String, u64)>, StoreError> {
+    let vendors = sqlx::query_scalar!("select vendor from rate_budgets where heard_at is not null")
+        .fetch_all(&mut *db)
+        .await?;
+    let mut remaining = Vec::new();
+    for vendor in vendors {
+        let read = read(&mut *db, &vendor).await?;
+        remaining.extend(read.budget.remaining(read.now).map(|left| (vendor, left)));
+    }
+    Ok(remaining)
+}
+
 fn natural(place: &Place, column: &'static str, number: i64) -> Result<u64, StoreError> {
     u64::try_from(number).map_err(|_| place.corrupt(column, "is negative"))
 }

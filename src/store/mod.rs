@@ -3,6 +3,7 @@
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`views`]: what the status API shows.
+//! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
@@ -11,6 +12,7 @@
 
 pub mod budgets;
 pub mod changes;
+pub mod gauges;
 pub mod ledger;
 pub mod provisions;
 mod rows;

@@ -24,6 +24,7 @@ mod hostile_fields;
 mod hostile_requests;
 mod late;
 mod lists;
+mod metrics;
 mod order;
 mod proof;
 mod rollback;

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use self::shapes::{ActionList, OneAction, OneServer, Refusal, ServerList};
 use super::http::{Answer, Call, Http, bearer};
 use super::{SetupError, Timeouts, Vendor, VendorError};
+use crate::metrics::Metrics;
 
 pub use self::shapes::{Action, ActionStatus, Server};
 
@@ -103,6 +104,13 @@ impl Hetzner {
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Result<Self, SetupError> {
         self.http.set_timeouts(timeouts)?;
         Ok(self)
+    }
+
+    /// The same client with its requests counted.
+    #[must_use]
+    pub fn counted_in(mut self, metrics: &Metrics) -> Self {
+        self.http.count_in(metrics);
+        self
     }
 
     /// All servers that match a label selector, by ascending id; or an error, never a part.

@@ -134,6 +134,11 @@ pub enum Outcome {
 pub enum Reported {
     /// It is written.
     Yes,
+    /// It is written, and with it all of the attempt is proven gone for the first time.
+    RollbackDone {
+        /// Since the end of the attempt was recorded.
+        took: Duration,
+    },
     /// The step was no longer ours, or was touched meanwhile. Nothing was settled.
     FencedOut,
 }

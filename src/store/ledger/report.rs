@@ -69,7 +69,9 @@ pub async fn report(
     }
     if state.is_settled() {
         wake_searches(db, step, now).await?;
-        finish_rollback(db, step).await?;
+        if let Some(took) = finish_rollback(db, step).await? {
+            return Ok(Reported::RollbackDone { took });
+        }
     }
     Ok(Reported::Yes)
 }
@@ -289,21 +291,38 @@ async fn wake_searches(
     Ok(())
 }
 
-/// Notes the end of the rollback if this was the attempt's last unsettled step.
-async fn finish_rollback(db: &mut PgConnection, step: &ClaimedStep) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into events (provision_id, attempt, kind, data, at)
-         select $1, $2, 'rollback.done', '{}', backstop_now()
-         where not exists (
-             select from steps
-             where provision_id = $1 and attempt = $2 and settled_at is null
-         )",
+/// Notes the end of the rollback if this was the attempt's last unsettled step; how long it took if
+/// it is the attempt's first.
+async fn finish_rollback(
+    db: &mut PgConnection,
+    step: &ClaimedStep,
+) -> Result<Option<Duration>, StoreError> {
+    // The outer part does not see what is inserted, only what was there before.
+    let took_ms = sqlx::query_scalar!(
+        r#"
+        with done as (
+            insert into events (provision_id, attempt, kind, data, at)
+            select $1, $2, 'rollback.done', '{}', backstop_now()
+            where not exists (
+                select from steps
+                where provision_id = $1 and attempt = $2 and settled_at is null
+            )
+            returning at
+        )
+        select (extract(epoch from done.at - a.rollback_started_at) * 1000)::bigint as "took_ms!"
+        from done, attempts a
+        where a.provision_id = $1 and a.number = $2 and a.rollback_started_at is not null
+          and not exists (
+              select from events e
+              where e.provision_id = $1 and e.attempt = $2 and e.kind = 'rollback.done'
+          )
+        "#,
         step.provision.as_uuid(),
         step.attempt.as_i32(),
     )
-    .execute(db)
+    .fetch_optional(db)
     .await?;
-    Ok(())
+    Ok(took_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
 }
 
 async fn add_event(
