@@ -15,6 +15,7 @@ use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
 use crate::domain::step::Resource;
 use crate::http::{Api, router};
+use crate::metrics::Metrics;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
@@ -123,17 +124,21 @@ impl App {
 
         let tracker = TaskTracker::new();
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::new();
+        tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
-        let hands = [Some(Hands::Hetzner(config.hetzner))]
-            .into_iter()
-            .chain([config
-                .tailscale
-                .map(|(client, tag)| Hands::Tailscale { client, tag })]);
+        let hetzner = Hands::Hetzner(config.hetzner.counted_in(&metrics));
+        let tailscale = config.tailscale.map(|(client, tag)| Hands::Tailscale {
+            client: client.counted_in(&metrics),
+            tag,
+        });
+        let hands = [Some(hetzner), tailscale].into_iter();
         for hands in hands.flatten() {
             let worker = Worker::new(
                 pool.clone(),
                 changes.clone(),
+                metrics.clone(),
                 config.rollback,
                 hands,
                 controller,
@@ -176,6 +181,8 @@ impl App {
             managed,
             provision_timeout: config.provision_timeout,
             stuck_after: config.rollback.stuck_after,
+            metrics,
+            counted: Arc::default(),
             stop: intake.clone(),
         };
         let http = tokio::spawn(

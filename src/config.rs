@@ -14,6 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::domain::backoff::Backoff;
+use crate::domain::budget::Reserve;
 use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
@@ -195,6 +196,15 @@ pub struct Settings {
     #[arg(long, env = "BACKSTOP_STUCK_AFTER", value_name = "BACKSTOP_STUCK_AFTER",
           default_value = "1h", value_parser = duration)]
     pub stuck_after: Duration,
+
+    /// Share of the vendor's rate limit that is left to others, from 0 to 1
+    #[arg(
+        long,
+        env = "BACKSTOP_RATE_RESERVE",
+        value_name = "BACKSTOP_RATE_RESERVE",
+        default_value = "0.2"
+    )]
+    pub rate_reserve: Reserve,
 }
 
 /// Settings that have been checked.
@@ -336,6 +346,7 @@ impl Settings {
                 },
                 stuck_after: self.stuck_after,
                 late_arrival_window: self.late_arrival_window,
+                rate_reserve: self.rate_reserve,
             },
             watch: watch::Settings {
                 patience,

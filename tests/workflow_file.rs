@@ -66,7 +66,11 @@ fn check_machine() -> Result<(), String> {
 
 fn version_of(program: &str) -> Result<String, String> {
     let output = Command::new(program)
-        .arg(if program == "openssl" { "version" } else { "--version" })
+        .arg(if program == "openssl" {
+            "version"
+        } else {
+            "--version"
+        })
         .output()
         .map_err(|error| format!("{program}: {error}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

@@ -20,6 +20,7 @@ use serde::de::DeserializeOwned;
 use self::shapes::{ActionList, OneAction, OneServer, Refusal, ServerList};
 use super::http::{Answer, Call, Http, bearer};
 use super::{SetupError, Timeouts, Vendor, VendorError};
+use crate::metrics::Metrics;
 
 pub use self::shapes::{Action, ActionStatus, Server};
 
@@ -29,8 +30,8 @@ const PER_PAGE: &str = "50";
 const MOST_PAGES: u64 = 200;
 /// How often a list is read again from its start when it changed under the reader.
 const READS: u32 = 3;
-/// Action ids in one call: what the vendor's own client asks for, and one default page.
-const ACTIONS_A_CALL: usize = 25;
+/// Far longer than a request may take.
+const LATEST_ANSWER_S: i64 = 120;
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
@@ -66,7 +67,23 @@ pub struct RateLimit {
     pub told_at: Option<i64>,
 }
 
+impl RateLimit {
+    fn supersedes(self, known: Self) -> bool {
+        match (self.told_at, known.told_at) {
+            (Some(told), Some(known)) if told > known => true,
+            // No answer is that late: the vendor's clock was set back.
+            (Some(told), Some(known)) if told < known => known - told > LATEST_ANSWER_S,
+            (Some(_), Some(_)) => self.remaining <= known.remaining,
+            (None, Some(_)) => false,
+            (_, None) => true,
+        }
+    }
+}
+
 impl Hetzner {
+    /// Action ids in one call: what the vendor's own client asks for, and one default page.
+    pub const ACTIONS_A_CALL: usize = 25;
+
     /// `endpoint` is `HCLOUD_ENDPOINT` with its `/v1`, `token` is `HCLOUD_TOKEN`.
     ///
     /// # Errors
@@ -87,6 +104,13 @@ impl Hetzner {
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Result<Self, SetupError> {
         self.http.set_timeouts(timeouts)?;
         Ok(self)
+    }
+
+    /// The same client with its requests counted.
+    #[must_use]
+    pub fn counted_in(mut self, metrics: &Metrics) -> Self {
+        self.http.count_in(metrics);
+        self
     }
 
     /// All servers that match a label selector, by ascending id; or an error, never a part.
@@ -201,7 +225,7 @@ impl Hetzner {
         let asked: Vec<u64> = asked.into_iter().collect();
         let read = async {
             let mut found = BTreeMap::new();
-            for chunk in asked.chunks(ACTIONS_A_CALL) {
+            for chunk in asked.chunks(Self::ACTIONS_A_CALL) {
                 let actions = self.chunk_of_actions(chunk).await?;
                 found.extend(actions.into_iter().map(|action| (action.id, action)));
             }
@@ -232,7 +256,7 @@ impl Hetzner {
     }
 
     /// The budget as last told; `None` before the first answer that tells it. Answers older than
-    /// what is known, by their `Date`, are ignored.
+    /// what is known, by their `Date`, are ignored; of those within a second the lowest counts.
     pub fn rate(&self) -> Option<RateLimit> {
         *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -241,7 +265,7 @@ impl Hetzner {
         let answer = call.bearer(&self.token).send().await?;
         if let Some(told) = rate_limit(&answer) {
             let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-            if rate.is_none_or(|known| known.told_at <= told.told_at) {
+            if rate.is_none_or(|known| told.supersedes(known)) {
                 *rate = Some(told);
             }
         }
