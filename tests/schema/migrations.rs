@@ -13,6 +13,7 @@ fn sample(version: i64) -> Option<&'static str> {
         2 => Some(include_str!("samples/0002.sql")),
         3 => Some(include_str!("samples/0003.sql")),
         5 => Some(include_str!("samples/0005.sql")),
+        6 => Some(include_str!("samples/0006.sql")),
         _ => None,
     }
 }
@@ -42,7 +43,7 @@ async fn every_migration_runs_over_the_sample_of_the_one_before() {
         "select count(*) from attempts where finished_at is null",
     )
     .await;
-    assert_eq!(live, 2);
+    assert_eq!(live, 3);
     db.close().await.unwrap();
 }
 
