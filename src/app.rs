@@ -148,16 +148,15 @@ impl App {
         }
 
         let dispatches = config.github.is_some();
-        if let Some(github) = config.github {
-            let worker = Dispatcher::new(
+        let dispatcher = config.github.map(|github| {
+            Dispatcher::new(
                 pool.clone(),
                 changes.clone(),
                 config.rollback.retry,
                 github,
                 work.clone(),
-            );
-            tracker.spawn(worker.run(tracker.clone()));
-        }
+            )
+        });
 
         let managed: &[Resource] = match tag {
             Some(_) => &Resource::ALL,
@@ -194,7 +193,10 @@ impl App {
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
         let heart = tokio::spawn(heart.run(begun.clone()));
-        tracker.spawn(watcher.run(begun));
+        tracker.spawn(watcher.run(begun.clone()));
+        if let Some(dispatcher) = dispatcher {
+            tracker.spawn(dispatcher.run(tracker.clone(), begun));
+        }
         tracing::info!(%address, controller.id = %controller, "listening on http://{address}");
         Ok(Self {
             address,

@@ -69,8 +69,10 @@ impl Dispatcher {
         }
     }
 
-    /// Works until stopped. Dispatches in flight are `tracker`'s to wait for.
-    pub async fn run(self, tracker: TaskTracker) {
+    /// Works once `begun` is cancelled, for only then is it known whether the database is held, until
+    /// stopped. Dispatches in flight are `tracker`'s to wait for.
+    pub async fn run(self, tracker: TaskTracker, begun: CancellationToken) {
+        self.stop.run_until_cancelled(begun.cancelled()).await;
         let dispatcher = Arc::new(self);
         let slots = Arc::new(Semaphore::new(AT_ONCE));
         // Before the first look, so that no change after it goes unheard.

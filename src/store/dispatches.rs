@@ -54,7 +54,8 @@ pub enum Outcome {
 }
 
 /// Claims the dispatch that has been due the longest, for `lease`. Those whose provision is no
-/// longer queued are dropped on the way. `None`: nothing is due.
+/// longer queued are dropped on the way. `None`: nothing is due, or the database is held: what a
+/// restored outbox still has to send may have run long ago.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written.
@@ -71,6 +72,7 @@ pub async fn claim_due_dispatch(
                 from dispatches d
                 join provisions p on p.id = d.provision_id
                 where d.next_at <= backstop_now()
+                  and not exists (select from hearing where held_since is not null)
                 order by d.next_at
                 limit 1
                 for update of d skip locked

@@ -1,5 +1,6 @@
 //! When in doubt, nothing is failed for its time until somebody who knows says so.
 
+use backstop::providers::Timeouts;
 use backstop::store;
 use serde_json::{Value, json};
 use sqlx::postgres::PgConnectOptions;
@@ -113,6 +114,35 @@ async fn another_public_url_holds_until_it_is_accepted() {
     assert!(is_waited_for(&service, id).await > secs(0));
     pulsed(&service.pool).await;
     assert_eq!(hold(&service).await, Value::Null);
+}
+
+#[tokio::test]
+async fn nothing_is_dispatched_while_held() {
+    let with = |public_url: &str| Options {
+        public_url: Some(public_url.to_owned()),
+        github: Some(Timeouts::default()),
+        ..Options::default()
+    };
+    let service = Service::start_with(with("https://backstop.example.com")).await;
+    pulsed(&service.pool).await;
+    let mut stopped = service.stop().await;
+    stopped.options = with("https://staging.example.com");
+    let service = stopped.start().await;
+    is_held(&service, "other_public_url").await;
+
+    let wish = json!({"agent_id": "web-1"});
+    let asked = service.operate("POST", "/v1/provisions", Some(wish)).await;
+    assert_eq!(asked.status, 201, "{asked:?}");
+    let id = asked.body["id"].as_str().unwrap().parse().unwrap();
+    pulsed(&service.pool).await;
+    let mut db = service.pool.acquire().await.unwrap();
+    let claimed = store::dispatches::claim_due_dispatch(&mut db, secs(60)).await;
+    assert!(claimed.unwrap().is_none());
+    assert!(service.sim.runs().is_empty());
+
+    resume(&service).await;
+    service.until(id, |it| !it["run_id"].is_null()).await;
+    assert_eq!(service.sim.runs().len(), 1);
 }
 
 #[tokio::test]
