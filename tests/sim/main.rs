@@ -2,6 +2,7 @@
 
 mod faults;
 mod hetzner;
+mod hetzner_belongings;
 mod support;
 mod tailscale;
 
