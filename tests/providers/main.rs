@@ -8,4 +8,5 @@ mod canned;
 
 mod bounds;
 mod hetzner;
+mod hetzner_more;
 mod tailscale;
