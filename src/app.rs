@@ -17,6 +17,8 @@ use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::{connect, controller_id, migrate, too_old};
+use crate::sweep::Vendors;
+use crate::sweep::periodic::Sweeper;
 
 /// How long answers and steps in hand get when we stop. What is not done by then is done again
 /// after the next start.
@@ -118,10 +120,18 @@ impl App {
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
-        let hands = [Some(Hands::Hetzner(config.hetzner))]
-            .into_iter()
-            .chain([config
+        let vendors = Vendors {
+            hetzner: Arc::new(config.hetzner),
+            tailscale: config
                 .tailscale
+                .map(|(client, tag)| (Arc::new(client), tag)),
+            controller,
+        };
+        let hands = [Some(Hands::Hetzner(vendors.hetzner.clone()))]
+            .into_iter()
+            .chain([vendors
+                .tailscale
+                .clone()
                 .map(|(client, tag)| Hands::Tailscale { client, tag })]);
         for hands in hands.flatten() {
             let worker = Worker::new(
@@ -134,6 +144,14 @@ impl App {
             );
             tracker.spawn(worker.run(tracker.clone()));
         }
+        let sweeper = Sweeper::new(
+            pool.clone(),
+            changes.clone(),
+            config.sweep,
+            vendors,
+            work.clone(),
+        );
+        tracker.spawn(sweeper.run());
 
         let api = Api {
             pool: pool.clone(),

@@ -12,6 +12,7 @@
 //!   claimed under leases and settled under a fence.
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
+//! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`providers`]: the clients for Hetzner and Tailscale.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
@@ -30,3 +31,4 @@ pub mod providers;
 pub mod rollback;
 pub mod sim;
 pub mod store;
+pub mod sweep;

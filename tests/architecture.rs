@@ -54,6 +54,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::rollback",
         "crate::sim",
         "crate::store",
+        "crate::sweep",
         "sqlx",
         "reqwest",
         "tokio",
@@ -78,7 +79,25 @@ fn http_calls_no_vendor_and_no_worker() {
 
 #[test]
 fn rollback_knows_no_http_of_ours() {
-    nothing_below("src/rollback", &["crate::http", "axum", "crate::sim"]);
+    nothing_below(
+        "src/rollback",
+        &["crate::http", "crate::sweep", "axum", "crate::sim"],
+    );
+}
+
+#[test]
+fn a_sweep_deletes_nothing_itself() {
+    nothing_below(
+        "src/sweep",
+        &[
+            "delete_server",
+            "delete_device",
+            "delete_key",
+            "crate::http",
+            "crate::sim",
+            "axum",
+        ],
+    );
 }
 
 #[test]
@@ -86,6 +105,7 @@ fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",
         "crate::rollback",
+        "crate::sweep",
         "crate::app",
         "crate::sim",
         "crate::demo",

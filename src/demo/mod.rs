@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::config::{Config, Database};
 use crate::domain::backoff::Backoff;
+use crate::domain::orphans::Mandate;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -31,6 +32,7 @@ use crate::providers::tailscale::TailscaleCredential;
 use crate::providers::{Hetzner, Tailscale};
 use crate::rollback::worker;
 use crate::sim::{Sim, SimOptions};
+use crate::sweep::periodic;
 use script::{Ending, SCRIPT};
 use workflow::Stage;
 
@@ -57,6 +59,7 @@ const OPERATOR_TOKEN: &str = "demo";
 const TAG: &str = "tag:agent";
 /// Short, so that what never appears is proven within a demo.
 const LATE_ARRIVAL_WINDOW: Duration = Duration::from_secs(3);
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Runs the demo until `stop` is ready, or once.
 ///
@@ -140,6 +143,10 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             },
             stuck_after: Duration::from_secs(3600),
             late_arrival_window: LATE_ARRIVAL_WINDOW,
+        },
+        sweep: periodic::Settings {
+            every: SWEEP_EVERY,
+            mandate: Mandate::Reopen,
         },
     })
 }

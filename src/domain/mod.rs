@@ -6,6 +6,7 @@
 //!   the table of who may say what, when.
 //! - [`step`]: one thing that must go; [`step::StepState::after`] is its table.
 //! - [`names`]: what everything a provision creates is called, derived from its id and attempt.
+//! - [`orphans`]: what the vendors' lists show that should not be there.
 //! - [`absence`]: when an empty list is proof.
 //! - [`backoff`]: how long to leave a failed delete alone.
 //!
@@ -17,6 +18,7 @@ pub mod backoff;
 pub mod callback;
 pub mod fields;
 pub mod names;
+pub mod orphans;
 pub mod provision;
 pub(crate) mod spelling;
 pub mod step;

@@ -2,13 +2,14 @@
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
-//! - [`callbacks`], [`provisions`], [`health`]: the calls.
+//! - [`callbacks`], [`provisions`], [`orphans`], [`health`]: the calls.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
 mod body;
 mod callbacks;
 mod health;
+mod orphans;
 mod problem;
 pub mod proof;
 mod provisions;
@@ -85,6 +86,7 @@ pub fn router(api: Api) -> Router {
         )
         .route("/v1/provisions/{id}/events", get(provisions::events))
         .route("/v1/provisions/{id}/rollback", post(provisions::retry))
+        .route("/v1/orphans", get(orphans::list))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .with_state(api)

@@ -2,6 +2,7 @@
 //!
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
+//! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`views`]: what the status API shows.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
@@ -12,6 +13,7 @@ pub mod changes;
 pub mod ledger;
 pub mod provisions;
 mod rows;
+pub mod sweeps;
 pub mod views;
 
 use std::time::Duration;

@@ -11,4 +11,5 @@ mod child;
 mod commands;
 mod kills;
 mod settings;
+mod sweep;
 mod workflows;

@@ -138,6 +138,14 @@ const CASES: &[Case] = &[
         "BACKSTOP_STUCK_AFTER",
     ),
     (
+        &[("BACKSTOP_SWEEP_INTERVAL", Some("often"))],
+        "BACKSTOP_SWEEP_INTERVAL",
+    ),
+    (
+        &[("BACKSTOP_SWEEP_DELETE", Some("perhaps"))],
+        "BACKSTOP_SWEEP_DELETE",
+    ),
+    (
         &[("BACKSTOP_DATABASE_CONNECTIONS", Some("0"))],
         "BACKSTOP_DATABASE_CONNECTIONS",
     ),

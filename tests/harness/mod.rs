@@ -12,12 +12,13 @@
     clippy::unwrap_used
 )]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use backstop::app::App;
 use backstop::config::{Config, Database};
 use backstop::domain::backoff::Backoff;
+use backstop::domain::orphans::Mandate;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
@@ -26,6 +27,8 @@ use backstop::providers::{Hetzner, Tailscale, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
+use backstop::store::sweeps::{self, Findings, Sweep};
+use backstop::sweep::{Vendors, periodic};
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -68,8 +71,19 @@ pub async fn empty_database() -> PgConnectOptions {
     create_database("template template0").await
 }
 
-/// A migrated database of its own.
+/// A migrated database of its own, in which a sweep has just ended.
 pub async fn database() -> PgConnectOptions {
+    let options = unswept_database().await;
+    let mut db = options.connect().await.unwrap();
+    sqlx::query("insert into sweeps (started_at, finished_at) values (now(), now())")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    options
+}
+
+/// A migrated database of its own.
+pub async fn unswept_database() -> PgConnectOptions {
     let options = create_database("template backstop strategy file_copy").await;
     // Copies of a database share its id; each of ours is another installation.
     let mut db = options.connect().await.unwrap();
@@ -102,6 +116,8 @@ pub struct Options {
     pub retry: Backoff,
     pub stuck_after: Duration,
     pub provision_timeout: Duration,
+    pub sweep_interval: Duration,
+    pub sweep_mandate: Mandate,
 }
 
 impl Default for Options {
@@ -119,6 +135,9 @@ impl Default for Options {
             },
             stuck_after: Duration::from_secs(3600),
             provision_timeout: Duration::from_secs(1800),
+            // Tests of other things move time, and count what is asked of the vendors.
+            sweep_interval: Duration::from_secs(10 * 365 * 24 * 60 * 60),
+            sweep_mandate: Mandate::Reopen,
         }
     }
 }
@@ -182,6 +201,10 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             stuck_after: options.stuck_after,
             late_arrival_window: options.late_arrival_window,
         },
+        sweep: periodic::Settings {
+            every: options.sweep_interval,
+            mandate: options.sweep_mandate,
+        },
     }
 }
 
@@ -192,7 +215,10 @@ impl Service {
     }
 
     pub async fn start_with(options: Options) -> Self {
-        let database = database().await;
+        Self::start_on(database().await, options).await
+    }
+
+    pub async fn start_on(database: PgConnectOptions, options: Options) -> Self {
         let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
         let app = App::start(config(&options, &database, &sim), Durability::Disposable)
             .await
@@ -375,6 +401,44 @@ impl Service {
             .execute(&self.pool)
             .await
             .unwrap();
+    }
+
+    /// The vendors, as a sweep of another process reaches them.
+    pub async fn vendors(&self) -> Vendors {
+        let config = config(&self.options, &self.database, &self.sim);
+        Vendors {
+            hetzner: Arc::new(config.hetzner),
+            tailscale: config
+                .tailscale
+                .map(|(client, tag)| (Arc::new(client), tag)),
+            controller: store::controller_id(&self.pool).await.unwrap(),
+        }
+    }
+
+    /// A whole sweep, as `backstop sweep` makes it; then the workers look.
+    pub async fn sweep(&self, mandate: Mandate) -> Findings {
+        let begun = self.begin_sweep().await;
+        self.end_sweep(begun, mandate).await
+    }
+
+    pub async fn begin_sweep(&self) -> Sweep {
+        let mut db = self.pool.acquire().await.unwrap();
+        sweeps::begin(&mut db).await.unwrap()
+    }
+
+    pub async fn end_sweep(&self, begun: Sweep, mandate: Mandate) -> Findings {
+        let vendors = self.vendors().await;
+        let swept = backstop::sweep::sweep(&self.pool, &vendors, &begun, mandate);
+        let findings = swept.await.unwrap().findings;
+        self.advance(Duration::ZERO).await;
+        findings
+    }
+
+    /// What the last sweep found.
+    pub async fn orphans(&self) -> Value {
+        let answer = self.get("/v1/orphans").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
     }
 
     /// Everything at the vendors that could still be used, by name.

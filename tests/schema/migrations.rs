@@ -10,6 +10,7 @@ use crate::harness::empty_database;
 fn sample(version: i64) -> Option<&'static str> {
     match version {
         1 => Some(include_str!("samples/0001.sql")),
+        4 => Some(include_str!("samples/0004.sql")),
         _ => None,
     }
 }
