@@ -31,6 +31,7 @@ create unique index sweeps_one_at_a_time on sweeps ((true)) where held_until is 
 create index sweeps_by_start on sweeps (started_at);
 
 create table orphans (
+    subject       text        primary key,
     kind          text        not null,
     vendor_id     text        not null,
     vendor        text        not null,
@@ -43,7 +44,6 @@ create table orphans (
     first_seen_at timestamptz not null,
     last_seen_at  timestamptz not null,
     sweep_id      bigint      not null references sweeps,
-    primary key (kind, vendor_id),
     constraint orphans_kind check (
         (vendor, kind) in (
             ('hetzner', 'server'),
@@ -64,6 +64,9 @@ create table orphans (
 );
 comment on table orphans is
     'What sweeps found and the last one still saw. It is only shown: what must go is in steps.';
+comment on column orphans.subject is
+    'What this row is about: a thing by its kind and id; or a provision that runs, by its id, whose '
+    'reported server another row may be about.';
 comment on column orphans.kind is 'What it is.';
 comment on column orphans.vendor_id is
     'The vendor''s id; for a provision that runs without its server the id that was reported.';

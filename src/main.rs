@@ -2,7 +2,7 @@
 //!
 //! Exit codes: 0 done, 1 failed, with one sentence on standard error, 2 usage or findings.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -173,7 +173,7 @@ async fn sweep(
             .findings
     };
     database.close().await?;
-    print!("{}", table(&findings, mandate));
+    std::io::stdout().write_all(table(&findings, mandate).as_bytes())?;
     match findings.errors.split_first() {
         None if findings.orphans.is_empty() => Ok(ExitCode::SUCCESS),
         None => Ok(ExitCode::from(2)),

@@ -86,6 +86,14 @@ pub struct Sighting {
     pub created: Option<DateTime<Utc>>,
 }
 
+impl Sighting {
+    /// What tells it from everything else that is found.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        format!("{} {}", self.kind, self.id)
+    }
+}
+
 /// Whose a thing says it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
@@ -300,6 +308,16 @@ impl Orphan {
             why: Why::RunningWithoutServer,
             action: Action::Reported,
             hourly_cost: None,
+        }
+    }
+
+    /// What tells it from everything else that is found. A server that is missing may be there, under
+    /// other labels, and be found as well.
+    #[must_use]
+    pub fn subject(&self) -> String {
+        match (self.why, self.provision()) {
+            (Why::RunningWithoutServer, Some(provision)) => format!("provision {provision}"),
+            _ => self.seen.subject(),
         }
     }
 

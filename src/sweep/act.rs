@@ -42,10 +42,12 @@ pub(super) async fn act(
                 .filter_map(|index| thing(&findings.orphans[*index]))
                 .collect();
             let written = adopt(db, names, run, &things, listed_at, managed).await;
-            if note(written, names, &mut reopened, &mut findings.errors)? == Reopened::Yes {
-                for index in chosen {
-                    findings.orphans[index].action = Action::RolledBack;
-                }
+            let action = match note(written, names, &mut reopened, &mut findings.errors)? {
+                Reopened::Yes => Action::RolledBack,
+                Reopened::NotNeeded => Action::Reported,
+            };
+            for index in chosen {
+                findings.orphans[index].action = action;
             }
         }
     }

@@ -102,7 +102,8 @@ impl Seen {
             sighting: Sighting {
                 kind,
                 id,
-                name: self.name,
+                // It ends up in the database, and on somebody's terminal.
+                name: self.name.chars().filter(|c| !c.is_control()).collect(),
                 claim: self.claim,
                 attached: self.attached,
                 created: self.created,

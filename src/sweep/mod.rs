@@ -96,7 +96,7 @@ pub async fn look(
     for ((thing, priced), known) in seen.into_iter().zip(priced).zip(known) {
         match judge(&thing, known, &ground) {
             Verdict::Belongs => {}
-            Verdict::UnderWay => findings.under_way.push((thing.kind, thing.id)),
+            Verdict::UnderWay => findings.under_way.push(thing),
             Verdict::NotOurs => findings.not_ours += 1,
             Verdict::Orphan(why, action) => {
                 if let Some(priced) = priced {
@@ -155,7 +155,7 @@ async fn conclude(
     let reopened = act::act(&mut db, vendors, sweep.started_at, &mut findings, mandate).await?;
     let new = sweeps::finish(&mut db, sweep, &findings).await?;
     for orphan in &findings.orphans {
-        if new.contains(&(orphan.seen.kind, orphan.seen.id.clone())) {
+        if new.contains(&orphan.subject()) {
             tracing::warn!(
                 vendor = orphan.seen.kind.vendor(), orphan.kind = %orphan.seen.kind,
                 orphan.id = %orphan.seen.id, orphan.name = orphan.seen.name,

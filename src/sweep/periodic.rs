@@ -83,12 +83,12 @@ impl Sweeper {
             Claimed::Yes(sweep) => sweep,
             Claimed::NotBefore(pause) => return Ok(pause),
         };
-        let swept = self.sweep(&sweep).await;
-        if !matches!(swept, Ok(Ended::Whole)) {
+        // One that fails is kept until its lease ends: lists are dear, and the next may fail as well.
+        if let Ended::Stopped = self.sweep(&sweep).await? {
             let mut db = self.pool.acquire().await?;
             sweeps::give_up(&mut db, &sweep).await?;
         }
-        swept.map(|_| self.settings.every)
+        Ok(self.settings.every)
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Ended, StoreError> {

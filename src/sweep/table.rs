@@ -52,10 +52,11 @@ pub fn table(findings: &Findings, mandate: Mandate) -> String {
         line(String::new());
     }
     line(summary(findings));
+    let rolled_back = |orphan: &Orphan| orphan.action == Action::RolledBack;
     if mandate == Mandate::Report {
         line("dry run: nothing was written, and no rollback was reopened".to_owned());
-    } else if !findings.orphans.is_empty() {
-        line("written down; the running service carries it out".to_owned());
+    } else if findings.orphans.iter().any(rolled_back) {
+        line("what is rolled back is written down; the running service carries it out".to_owned());
     }
     text
 }

@@ -121,7 +121,7 @@ async fn a_dry_run_says_what_is_there_and_delete_hands_it_to_the_service_that_ru
     assert_eq!(told.code, Some(2), "{}", told.stderr);
     assert!(
         told.stdout
-            .ends_with("written down; the running service carries it out\n"),
+            .ends_with("is written down; the running service carries it out\n"),
         "{}",
         told.stdout
     );

@@ -394,6 +394,30 @@ async fn a_provision_that_runs_without_its_server_is_reported_and_left_as_it_is(
 }
 
 #[tokio::test]
+async fn a_server_that_is_missing_for_several_reasons_is_told_of_for_each() {
+    let service = Service::start().await;
+    let (_, made) = running(&service).await;
+    // It has lost one label; and another provision says that the same server is its own.
+    let mut labels = service.sim.servers()[0].labels.clone();
+    labels.remove("backstop-run");
+    service.sim.relabel_server(made.server, labels);
+    let other = Uuid::new_v4();
+    service.started(other, RUN).await;
+    service.callback("success", other, RUN, made.ids()).await;
+    for _ in 0..2 {
+        service.sweep(Mandate::Reopen).await;
+        assert_eq!(
+            found(&service.orphans().await),
+            [
+                format!("server {} labels_incomplete reported", made.server),
+                format!("server {} running_without_server reported", made.server),
+                format!("server {} running_without_server reported", made.server),
+            ]
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_provision_that_starts_after_the_list_was_begun_is_not_missed_in_it() {
     let service = Service::start().await;
     let begun = service.begin_sweep().await;

@@ -97,7 +97,7 @@ async fn all_attempts_of_an_unknown_provision_go_in_one_sweep() {
     service.sweep(Mandate::Delete).await;
     assert_eq!(
         found(&service.orphans().await),
-        [format!("server {odd} unknown_provision deleted_when_told")]
+        [format!("server {odd} unknown_provision reported")]
     );
     assert_eq!(service.sim.servers().len(), 1);
 }

@@ -61,7 +61,7 @@ impl Prices {
     #[must_use]
     pub fn hourly(&self, thing: &Priced) -> Option<f64> {
         let (list, name, location) = match thing {
-            Priced::Volume(gigabytes) => return Some(self.volume_gb? * gigabytes),
+            Priced::Volume(gigabytes) => return sound(self.volume_gb? * gigabytes),
             Priced::Server {
                 server_type,
                 location,
@@ -120,9 +120,12 @@ struct Price {
 
 impl Price {
     fn value(&self) -> Option<f64> {
-        let value: f64 = self.net.parse().ok()?;
-        (value.is_finite() && value >= 0.0).then_some(value)
+        sound(self.net.parse().ok()?)
     }
+}
+
+fn sound(price: f64) -> Option<f64> {
+    (price.is_finite() && price >= 0.0).then_some(price)
 }
 
 impl From<PricingAnswer> for Prices {

@@ -49,11 +49,16 @@ pub async fn not_pursued(
     let pursued = sqlx::query_scalar!(
         r#"
         select exists (
-            select from steps s
-            where s.provision_id = $1 and s.attempt = $2 and s.resource = t.resource
-              and (s.searches or s.vendor_id = t.vendor_id)
-              and (s.settled_at is null or (not s.searches and s.settled_at >= $5))
-        ) as "pursued!"
+                   select from steps own
+                   where own.provision_id = $1 and own.attempt = $2
+                     and own.resource = t.resource and own.vendor_id = t.vendor_id
+                     and not own.searches and (own.settled_at is null or own.settled_at >= $5)
+               ) or exists (
+                   select from steps search
+                   where search.provision_id = $1 and search.attempt = $2
+                     and search.resource = t.resource and search.searches
+                     and search.settled_at is null
+               ) as "pursued!"
         from unnest($3::text[], $4::text[]) with ordinality as t (resource, vendor_id, n)
         order by t.n
         "#,

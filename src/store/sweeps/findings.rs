@@ -10,8 +10,7 @@ use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
 use super::Sweep;
-use crate::domain::fields::VendorId;
-use crate::domain::orphans::{Kind, Orphan};
+use crate::domain::orphans::{Kind, Orphan, Sighting};
 use crate::store::StoreError;
 
 /// What a sweep writes down when it ends.
@@ -20,7 +19,7 @@ pub struct Findings {
     /// What should not be there.
     pub orphans: Vec<Orphan>,
     /// What must go and is being rolled back. It stays listed if an earlier sweep found it.
-    pub under_way: Vec<(Kind, VendorId)>,
+    pub under_way: Vec<Sighting>,
     /// Kinds whose list could not be read: what was found of them earlier stays listed.
     pub unread: Vec<Kind>,
     /// A sentence for each thing that went wrong.
@@ -31,8 +30,8 @@ pub struct Findings {
     pub currency: Option<String>,
 }
 
-/// Ends a sweep: all that it found is listed, and what it no longer saw is not. The orphans that no
-/// sweep saw before.
+/// Ends a sweep: all that it found is listed, and what it no longer saw is not. The subjects of the
+/// orphans that no sweep saw before.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written; then nothing was.
@@ -40,21 +39,15 @@ pub async fn finish(
     db: &mut PgConnection,
     sweep: &Sweep,
     findings: &Findings,
-) -> Result<Vec<(Kind, VendorId)>, StoreError> {
+) -> Result<BTreeSet<String>, StoreError> {
     let mut transaction = db.begin().await?;
     let new = list(&mut transaction, sweep, &findings.orphans).await?;
-    let (kinds, ids): (Vec<String>, Vec<String>) = findings
-        .under_way
-        .iter()
-        .map(|(kind, id)| (kind.to_string(), id.to_string()))
-        .unzip();
+    let under_way: Vec<String> = findings.under_way.iter().map(Sighting::subject).collect();
     sqlx::query!(
-        "update orphans o
-         set last_seen_at = greatest(o.last_seen_at, $3), sweep_id = $4
-         from unnest($1::text[], $2::text[]) as s (kind, vendor_id)
-         where o.kind = s.kind and o.vendor_id = s.vendor_id",
-        &kinds,
-        &ids,
+        "update orphans
+         set last_seen_at = greatest(last_seen_at, $2), sweep_id = $3
+         where subject = any ($1)",
+        &under_way,
         sweep.started_at,
         sweep.id,
     )
@@ -98,11 +91,12 @@ async fn list(
     db: &mut PgConnection,
     sweep: &Sweep,
     orphans: &[Orphan],
-) -> Result<Vec<(Kind, VendorId)>, StoreError> {
+) -> Result<BTreeSet<String>, StoreError> {
     let rows: Vec<_> = orphans
         .iter()
         .map(|orphan| {
             json!({
+                "subject": orphan.subject(),
                 "kind": orphan.seen.kind,
                 "vendor_id": orphan.seen.id,
                 "vendor": orphan.seen.kind.vendor(),
@@ -117,16 +111,17 @@ async fn list(
         .collect();
     let listed = sqlx::query!(
         r#"
-        insert into orphans as o (kind, vendor_id, vendor, name, provision_id, attempt, why, action,
-                                  hourly_cost, first_seen_at, last_seen_at, sweep_id)
-        select s.kind, s.vendor_id, s.vendor, s.name, s.provision_id, s.attempt, s.why, s.action,
-               s.hourly_cost, $2, $2, $3
+        insert into orphans as o (subject, kind, vendor_id, vendor, name, provision_id, attempt, why,
+                                  action, hourly_cost, first_seen_at, last_seen_at, sweep_id)
+        select s.subject, s.kind, s.vendor_id, s.vendor, s.name, s.provision_id, s.attempt, s.why,
+               s.action, s.hourly_cost, $2, $2, $3
         from jsonb_to_recordset($1) as s (
-            kind text, vendor_id text, vendor text, name text, provision_id uuid, attempt integer,
-            why text, action text, hourly_cost numeric
+            subject text, kind text, vendor_id text, vendor text, name text, provision_id uuid,
+            attempt integer, why text, action text, hourly_cost numeric
         )
-        on conflict (kind, vendor_id) do update
-        set name = excluded.name,
+        on conflict (subject) do update
+        set vendor_id = excluded.vendor_id,
+            name = excluded.name,
             provision_id = excluded.provision_id,
             attempt = excluded.attempt,
             why = excluded.why,
@@ -134,7 +129,7 @@ async fn list(
             hourly_cost = coalesce(excluded.hourly_cost, o.hourly_cost),
             last_seen_at = greatest(o.last_seen_at, excluded.last_seen_at),
             sweep_id = excluded.sweep_id
-        returning o.kind, o.vendor_id, o.first_seen_at = $2 as "new!"
+        returning o.subject, o.first_seen_at = $2 as "new!"
         "#,
         json!(rows),
         sweep.started_at,
@@ -142,15 +137,10 @@ async fn list(
     )
     .fetch_all(db)
     .await?;
-    let new: BTreeSet<(String, String)> = listed
+    Ok(listed
         .into_iter()
         .filter(|row| row.new)
-        .map(|row| (row.kind, row.vendor_id))
-        .collect();
-    Ok(orphans
-        .iter()
-        .map(|orphan| (orphan.seen.kind, orphan.seen.id.clone()))
-        .filter(|(kind, id)| new.contains(&(kind.to_string(), id.to_string())))
+        .map(|row| row.subject)
         .collect())
 }
 
@@ -216,7 +206,7 @@ pub async fn latest(db: &mut PgConnection) -> Result<SweepView, StoreError> {
                o.orphans as "orphans: Json<Vec<OrphanView>>"
         from (
             select sum(hourly_cost)::double precision as hourly_cost,
-                   jsonb_agg(to_jsonb(o) order by first_seen_at, kind, vendor_id) as orphans
+                   jsonb_agg(to_jsonb(o) order by first_seen_at, subject) as orphans
             from orphans o
         ) o
         left join (

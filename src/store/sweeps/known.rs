@@ -55,21 +55,20 @@ pub async fn known(db: &mut PgConnection, seen: &[Sighting]) -> Result<Vec<Known
                a.run_id as "run_id?",
                a.run_attempt as "run_attempt?",
                a.reason is not null as "over!",
-               coalesce(t.unsettled, false) as "unsettled!",
-               coalesce(t.stuck, false) as "stuck!",
-               t.settled_at
+               (own.id is not null and own.settled_at is null)
+                   or (search.id is not null and search.settled_at is null) as "unsettled!",
+               own.stuck_at is not null or search.stuck_at is not null as "stuck!",
+               own.settled_at as "settled_at?"
         from unnest($1::uuid[], $2::integer[], $3::text[], $4::text[])
                  with ordinality as s (provision, attempt, kind, vendor_id, n)
         left join provisions p on p.id = s.provision
         left join attempts a on a.provision_id = p.id and a.number = s.attempt
-        left join lateral (
-            select bool_or(t.settled_at is null) as unsettled,
-                   bool_or(t.stuck_at is not null) as stuck,
-                   max(t.settled_at) filter (where not t.searches) as settled_at
-            from steps t
-            where t.provision_id = a.provision_id and t.attempt = a.number
-              and t.resource = s.kind and (t.searches or t.vendor_id = s.vendor_id)
-        ) t on true
+        left join steps own
+               on own.provision_id = a.provision_id and own.attempt = a.number
+              and own.resource = s.kind and own.vendor_id = s.vendor_id and not own.searches
+        left join steps search
+               on search.provision_id = a.provision_id and search.attempt = a.number
+              and search.resource = s.kind and search.searches
         order by s.n
         "#,
         &provisions as &[Option<Uuid>],

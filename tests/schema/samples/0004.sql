@@ -4,9 +4,9 @@ values
     ('2026-01-06', null, '2026-01-06', '["tailscale GET /api/v2/tailnet/-/devices: 503"]', 1, 'EUR'),
     ('2026-01-07', '2026-01-07', null, '[]', 0, null);
 
-insert into orphans (kind, vendor_id, vendor, name, provision_id, attempt, why, action, hourly_cost,
+insert into orphans (subject, kind, vendor_id, vendor, name, provision_id, attempt, why, action, hourly_cost,
                      first_seen_at, last_seen_at, sweep_id)
-select kind, vendor_id, vendor, name, provision_id::uuid, attempt, why, action, hourly_cost,
+select kind || ' ' || vendor_id, kind, vendor_id, vendor, name, provision_id::uuid, attempt, why, action, hourly_cost,
        '2026-01-06', '2026-01-06', s.id
 from sweeps s,
      (values
