@@ -63,7 +63,8 @@ pub fn table(findings: &Findings, mandate: Mandate) -> String {
 
 fn summary(findings: &Findings) -> String {
     let mut parts = vec![match findings.orphans.len() {
-        0 => "nothing found that should not be there".to_owned(),
+        0 if findings.unread.is_empty() => "nothing found that should not be there".to_owned(),
+        0 => "nothing found in the lists that could be read".to_owned(),
         1 => "1 orphan".to_owned(),
         count => format!("{count} orphans"),
     }];
