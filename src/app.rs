@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
+use crate::dispatch::Dispatcher;
 use crate::http::{Api, router};
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
@@ -19,10 +20,14 @@ use crate::store::changes::Changes;
 use crate::store::{connect, controller_id, migrate, too_old};
 use crate::sweep::Vendors;
 use crate::sweep::periodic::Sweeper;
+use crate::watch::overdue::Watcher;
+use crate::watch::pulse::{Ended, Heart};
 
-/// How long answers and steps in hand get when we stop. What is not done by then is done again
-/// after the next start.
+/// How long steps in hand get when we stop. What is not done by then is done again after the next
+/// start.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
+/// How long callers get to send what they began and to take their answers.
+const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
 
 /// The database, ours or somebody else's.
@@ -96,6 +101,7 @@ pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
     http: JoinHandle<std::io::Result<()>>,
+    heart: JoinHandle<Ended>,
     tracker: TaskTracker,
     intake: CancellationToken,
     work: CancellationToken,
@@ -144,6 +150,26 @@ impl App {
             );
             tracker.spawn(worker.run(tracker.clone()));
         }
+        let dispatches = config.github.is_some();
+        if let Some(github) = config.github {
+            let worker = Dispatcher::new(
+                pool.clone(),
+                changes.clone(),
+                config.rollback.retry,
+                github,
+                work.clone(),
+            );
+            tracker.spawn(worker.run(tracker.clone()));
+        }
+
+        let managed = vendors.managed();
+        let watcher = Watcher::new(
+            pool.clone(),
+            changes.clone(),
+            config.watch.patience,
+            managed,
+            work.clone(),
+        );
         let sweeper = Sweeper::new(
             pool.clone(),
             changes.clone(),
@@ -151,8 +177,6 @@ impl App {
             vendors,
             work.clone(),
         );
-        tracker.spawn(sweeper.run());
-
         let api = Api {
             pool: pool.clone(),
             changes,
@@ -160,6 +184,8 @@ impl App {
             tokens: Arc::new(config.tokens),
             controller,
             tailscale_tag: tag,
+            dispatches,
+            managed,
             provision_timeout: config.provision_timeout,
             stuck_after: config.rollback.stuck_after,
             stop: intake.clone(),
@@ -169,11 +195,18 @@ impl App {
                 .with_graceful_shutdown(intake.clone().cancelled_owned())
                 .into_future(),
         );
+        // Only now can callbacks be heard; and only once that is known may one be missed.
+        let begun = CancellationToken::new();
+        let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
+        let heart = tokio::spawn(heart.run(begun.clone()));
+        tracker.spawn(watcher.run(begun.clone()));
+        tracker.spawn(sweeper.run(begun));
         tracing::info!(%address, controller.id = %controller, "listening on http://{address}");
         Ok(Self {
             address,
             database,
             http,
+            heart,
             tracker,
             intake,
             work,
@@ -205,6 +238,13 @@ impl App {
                 Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server ended"),
                 Err(error) => anyhow::Error::new(error).context("the HTTP server ended"),
             }),
+            ended = &mut self.heart => Some(match ended {
+                Ok(Ended::OtherController) => anyhow::anyhow!(
+                    "this database has become another controller: start again"
+                ),
+                Ok(Ended::Closed) => anyhow::anyhow!("the intake was closed"),
+                Err(error) => anyhow::Error::new(error).context("the pulse ended"),
+            }),
         };
         match lost {
             None => self.stop().await,
@@ -222,13 +262,19 @@ impl App {
     /// When a private Postgres does not stop cleanly.
     pub async fn stop(self) -> anyhow::Result<()> {
         tracing::info!("stopping");
-        let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
         self.intake.cancel();
-        let answered = tokio::time::timeout_at(deadline, self.http).await;
         self.work.cancel();
         self.tracker.close();
-        let done = tokio::time::timeout_at(deadline, self.tracker.wait()).await;
-        if answered.is_err() || done.is_err() {
+        // Side by side: a caller that hangs must not keep steps from being given back.
+        let (answered, done, _) = tokio::join!(
+            tokio::time::timeout(CALLERS_PATIENCE, self.http),
+            tokio::time::timeout(STOP_PATIENCE, self.tracker.wait()),
+            tokio::time::timeout(CALLERS_PATIENCE, self.heart),
+        );
+        if answered.is_err() {
+            tracing::warn!("stopping although a caller still sends or reads");
+        }
+        if done.is_err() {
             tracing::warn!("stopping with work in hand; it is taken up again at the next start");
         }
         self.database.close().await

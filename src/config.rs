@@ -3,6 +3,9 @@
 //! Flags and variables are parsed into [`Settings`] by clap and checked into [`Config`], which
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
+mod github;
+mod vendors;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,13 +16,14 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::domain::backoff::Backoff;
 use crate::domain::orphans::Mandate;
+use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
-use crate::providers::{Hetzner, Tailscale};
+use crate::providers::{GitHub, Hetzner, Tailscale};
 use crate::rollback::worker;
 use crate::sweep::periodic;
-
-mod vendors;
+use crate::watch;
+use github::GitHubSettings;
 
 pub use vendors::VendorSettings;
 
@@ -72,9 +76,17 @@ pub struct Settings {
     )]
     pub listen: SocketAddr,
 
+    /// Our own URL as workflows see it; another one than before holds whatever goes by time
+    #[arg(long, env = "BACKSTOP_PUBLIC_URL", value_name = "BACKSTOP_PUBLIC_URL")]
+    pub public_url: Option<String>,
+
     /// The vendors.
     #[command(flatten)]
     pub vendors: VendorSettings,
+
+    /// The workflow that provisions.
+    #[command(flatten)]
+    pub github: GitHubSettings,
 
     /// Secrets of signed callbacks, `whsec_…`, comma separated for rotation
     #[arg(
@@ -108,17 +120,23 @@ pub struct Settings {
           default_value = "30m", value_parser = duration)]
     pub provision_timeout: Duration,
 
+    /// Longest silence of an attempt that has sent a heartbeat; time in which nobody could have
+    /// received one does not count
+    #[arg(long, env = "BACKSTOP_HEARTBEAT_TIMEOUT", value_name = "BACKSTOP_HEARTBEAT_TIMEOUT",
+          default_value = "5m", value_parser = duration)]
+    pub heartbeat_timeout: Duration,
+
     /// How long after a failure a server that was never seen is still watched for
     #[arg(long, env = "BACKSTOP_LATE_ARRIVAL_WINDOW", value_name = "BACKSTOP_LATE_ARRIVAL_WINDOW",
           default_value = "10m", value_parser = duration)]
     pub late_arrival_window: Duration,
 
-    /// First pause after a failed delete; doubled each time
+    /// First pause after a failed delete or dispatch; doubled each time
     #[arg(long, env = "BACKSTOP_RETRY_BASE", value_name = "BACKSTOP_RETRY_BASE",
           default_value = "1s", value_parser = duration)]
     pub retry_base: Duration,
 
-    /// Longest pause after a failed delete
+    /// Longest pause after a failed delete or dispatch
     #[arg(long, env = "BACKSTOP_RETRY_CAP", value_name = "BACKSTOP_RETRY_CAP",
           default_value = "15m", value_parser = duration)]
     pub retry_cap: Duration,
@@ -151,6 +169,8 @@ pub struct Config {
     pub hetzner: Hetzner,
     /// The tailnet, and the tag that makes a device ours. `None`: no key and device steps.
     pub tailscale: Option<(Tailscale, String)>,
+    /// The workflow that is dispatched for a provision. `None`: none is.
+    pub github: Option<GitHub>,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
@@ -159,17 +179,29 @@ pub struct Config {
     pub provision_timeout: Duration,
     /// How steps are carried out.
     pub rollback: worker::Settings,
+    /// How provisions are watched over.
+    pub watch: watch::Settings,
     /// How the vendors' lists are swept.
     pub sweep: periodic::Settings,
 }
 
 /// Where the database is.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Database {
     /// Somebody else runs it.
     At(Box<PgConnectOptions>),
     /// We run a private one in this folder.
     Private(PathBuf),
+}
+
+impl std::fmt::Debug for Database {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            // The options' own output has the password in it.
+            Self::At(_) => f.debug_tuple("At").finish_non_exhaustive(),
+            Self::Private(folder) => f.debug_tuple("Private").field(folder).finish(),
+        }
+    }
 }
 
 impl DatabaseSettings {
@@ -203,6 +235,7 @@ impl Settings {
     pub fn check(self) -> Result<Config, ConfigError> {
         let error = |text: &str| ConfigError(text.to_owned());
         let (hetzner, tailscale) = self.vendors.check()?;
+        let github = self.github.check()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
             .map(|secrets| {
@@ -237,12 +270,17 @@ impl Settings {
             ));
         }
 
+        let patience = Patience {
+            heartbeat_timeout: self.heartbeat_timeout,
+            provision_timeout: self.provision_timeout,
+        };
         Ok(Config {
             listen: self.listen,
             database: self.database.check()?,
             database_connections: self.database.database_connections,
             hetzner,
             tailscale,
+            github,
             proof,
             tokens,
             provision_timeout: self.provision_timeout,
@@ -262,7 +300,26 @@ impl Settings {
                     Mandate::Reopen
                 },
             },
+            watch: watch::Settings {
+                patience,
+                public_url: self.public_url()?,
+                pulse_every: patience.longest_breath() / 3,
+            },
         })
+    }
+
+    /// Without a slash at its end, so that one URL has one spelling.
+    fn public_url(&self) -> Result<Option<String>, ConfigError> {
+        let Some(text) = given_text(self.public_url.as_deref()) else {
+            return Ok(None);
+        };
+        reqwest::Url::parse(text)
+            .ok()
+            .filter(|url| matches!(url.scheme(), "http" | "https") && url.username().is_empty())
+            .map(|url| Some(url.as_str().trim_end_matches('/').to_owned()))
+            .ok_or_else(|| {
+                ConfigError("BACKSTOP_PUBLIC_URL must be an http:// or https:// URL".to_owned())
+            })
     }
 }
 
@@ -285,4 +342,23 @@ fn duration(text: &str) -> Result<Duration, String> {
         return Err("a duration is longer than zero and at most ten years".to_owned());
     }
     Ok(duration)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_password_is_shown_by_debug() {
+        let settings = DatabaseSettings {
+            database_url: Some("postgres://me:hunter2@db.example/backstop".into()),
+            data_dir: None,
+            database_connections: 10,
+        };
+        let shown = format!("{settings:?} {:?}", settings.check().unwrap());
+        assert!(
+            shown.contains("At") && !shown.contains("hunter2"),
+            "{shown}"
+        );
+    }
 }

@@ -13,7 +13,9 @@
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
 //! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
-//! - [`providers`]: the clients for Hetzner and Tailscale.
+//! - [`dispatch`]: sends the workflows that the outbox has.
+//! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
+//! - [`providers`]: the clients for Hetzner, Tailscale and GitHub.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
@@ -24,6 +26,7 @@
 pub mod app;
 pub mod config;
 pub mod demo;
+pub mod dispatch;
 pub mod domain;
 pub mod http;
 pub mod postgres;
@@ -32,3 +35,4 @@ pub mod rollback;
 pub mod sim;
 pub mod store;
 pub mod sweep;
+pub mod watch;

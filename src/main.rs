@@ -16,6 +16,7 @@ use backstop::domain::step::Resource;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::rollback::{Retried, retry_rollback};
 use backstop::sim::{self, SimOptions};
+use backstop::store::hold::{self, Renewed};
 use backstop::store::{controller_id, sweeps};
 use backstop::sweep::table::table;
 use backstop::sweep::{self, Vendors};
@@ -70,6 +71,15 @@ enum Command {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+    /// End a hold: this database, as it is now, is the one that workflows talk to
+    Resume {
+        /// This is a copy that is to live beside the original: it gets a controller id of its own,
+        /// and gives up every provision so far, which the original goes on with
+        #[arg(long)]
+        new_controller: bool,
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
     /// Apply migrations and exit; `serve` applies them too
     Migrate {
         #[command(flatten)]
@@ -96,7 +106,7 @@ async fn main() -> ExitCode {
     match run(arguments.command).await {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("backstop: {error:#}");
+            eprintln!("backstop: {}", sentence(&error));
             ExitCode::FAILURE
         }
     }
@@ -129,12 +139,34 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return sweep(mandate, &vendors, &database).await;
         }
         Command::Rollback { id, database } => rollback(id, &database).await?,
+        Command::Resume {
+            new_controller: false,
+            database,
+        } => resume(&database).await?,
+        Command::Resume {
+            new_controller: true,
+            database,
+        } => renew_controller(&database).await?,
         Command::Migrate { database } => {
             let database = open(&database).await?;
             database.close().await?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// An error with its causes, without those that repeat what is said already.
+fn sentence(error: &anyhow::Error) -> String {
+    error.chain().fold(String::new(), |said, cause| {
+        let cause = cause.to_string();
+        if said.is_empty() {
+            cause
+        } else if said.contains(&cause) {
+            said
+        } else {
+            format!("{said}: {cause}")
+        }
+    })
 }
 
 async fn open(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {
@@ -196,6 +228,62 @@ async fn rollback(id: ProvisionId, settings: &DatabaseSettings) -> anyhow::Resul
     match retried {
         Retried::Yes => Ok(()),
         Retried::UnknownId => bail!("there is no provision {id}"),
+    }
+}
+
+/// Most provisions that are listed.
+const LISTED: u32 = 20;
+
+/// Replicas go by time again from their next pulse on.
+async fn resume(settings: &DatabaseSettings) -> anyhow::Result<()> {
+    let database = open(settings).await?;
+    let mut connection = database.pool.acquire().await?;
+    let held = hold::resume(&mut connection).await?;
+    let overdue = hold::past_deadline(&mut connection, LISTED).await?;
+    drop(connection);
+    database.close().await?;
+    let Some(held) = held else {
+        println!("nothing was held");
+        return Ok(());
+    };
+    println!(
+        "resumed; it was held since {} because {}",
+        held.since,
+        held.reason.sentence()
+    );
+    if !overdue.is_empty() {
+        println!(
+            "past their deadline, and failed and rolled back unless they are heard within a \
+             heartbeat time-out from now:"
+        );
+        for id in &overdue {
+            println!("  {id}");
+        }
+    }
+    Ok(())
+}
+
+async fn renew_controller(settings: &DatabaseSettings) -> anyhow::Result<()> {
+    let database = open(settings).await?;
+    let mut connection = database.pool.acquire().await?;
+    let renewed = hold::renew_controller(&mut connection).await?;
+    drop(connection);
+    database.close().await?;
+    match renewed {
+        Renewed::Yes {
+            controller,
+            disowned,
+        } => {
+            println!(
+                "this database is controller {controller} now; provisions given up, whose things \
+                 are the original's: {disowned}"
+            );
+            Ok(())
+        }
+        Renewed::InUse => bail!(
+            "a replica took callbacks within the last half minute and would go on under the old \
+             id: stop every `backstop serve` on this database, wait, and say it again"
+        ),
     }
 }
 

@@ -48,6 +48,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::app",
         "crate::config",
         "crate::demo",
+        "crate::dispatch",
         "crate::http",
         "crate::postgres",
         "crate::providers",
@@ -71,6 +72,7 @@ fn http_calls_no_vendor_and_no_worker() {
         &[
             "crate::providers",
             "rollback::worker",
+            "crate::dispatch",
             "crate::sim",
             "reqwest",
         ],
@@ -81,7 +83,13 @@ fn http_calls_no_vendor_and_no_worker() {
 fn rollback_knows_no_http_of_ours() {
     nothing_below(
         "src/rollback",
-        &["crate::http", "crate::sweep", "axum", "crate::sim"],
+        &[
+            "crate::http",
+            "crate::sweep",
+            "axum",
+            "crate::sim",
+            "crate::dispatch",
+        ],
     );
 }
 
@@ -101,11 +109,26 @@ fn a_sweep_deletes_nothing_itself() {
 }
 
 #[test]
+fn watch_calls_no_vendor_and_knows_no_http_of_ours() {
+    nothing_below(
+        "src/watch",
+        &[
+            "crate::http",
+            "crate::providers",
+            "rollback::worker",
+            "axum",
+            "crate::sim",
+        ],
+    );
+}
+
+#[test]
 fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",
         "crate::rollback",
         "crate::sweep",
+        "crate::dispatch",
         "crate::app",
         "crate::sim",
         "crate::demo",
@@ -123,6 +146,7 @@ fn the_simulation_shares_nothing_with_the_clients_and_only_the_demo_uses_it() {
         "crate::store",
         "crate::http",
         "crate::rollback",
+        "crate::dispatch",
         "crate::config",
     ];
     nothing_below("src/sim", &ours);

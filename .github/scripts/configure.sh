@@ -12,7 +12,14 @@ address=$(noted tailscale_ip)
 address=${address:-$(noted server_ip)}
 unset BACKSTOP_CALLBACK_SECRET
 cd "$scripts/../../ansible"
+# The runner's own, as GitHub's images have it; else the one that the playbook is tested with.
+if ! command -v ansible-playbook >/dev/null; then
+  python3 -m venv "$notes/ansible"
+  "$notes/ansible/bin/pip" install --quiet --requirement requirements.txt
+  PATH=$notes/ansible/bin:$PATH
+fi
+# What people chose reaches the playbook through the environment: behind `-e` it would be a template.
+export AGENT_ID PROVISION_ID
+ATTEMPT=$(told .attempt) && export ATTEMPT
 # In this shell's place: what ends the step must reach Ansible and not a shell that waits for it.
-exec ansible-playbook --inventory "$address," \
-  --extra-vars "$(jq -nc --arg agent_id "${AGENT_ID-}" --arg provision_id "$PROVISION_ID" \
-    --arg attempt "$(told .attempt)" '$ARGS.named')" site.yml
+exec ansible-playbook --inventory "$address," site.yml

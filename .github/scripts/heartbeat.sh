@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Sends heartbeats until the job ends; the runner then ends it. To be started in the background, its
-# output redirected, or its step would not end.
+# output redirected: the step would wait for an open one.
 #
 # When backstop answers that it has given the attempt up, whatever step is at work is stopped, and
 # the job takes its failure path.

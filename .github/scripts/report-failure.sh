@@ -3,7 +3,7 @@
 # job's summary.
 #
 #   JOB_STATUS     `job.status`, or the result of the job that is reported
-#   JOB_MINUTES    that job's `timeout-minutes`, where it is this one
+#   JOB_MINUTES    that job's `timeout-minutes`
 #   STEPS          the `steps` context, to name the one that failed
 # and what callback.sh takes.
 # shellcheck source=.github/scripts/lib.sh
@@ -22,12 +22,14 @@ case $(noted verdict) in
   left) die "backstop could not be asked whether the machine is in use; nothing was deleted" ;;
 esac
 
-# A job whose time is up counts as cancelled everywhere but on the clock. The tests' minutes are short.
+# A job whose time is up counts as cancelled everywhere but on the clock, which only the runner that
+# began has seen. The tests' minutes are shorter.
 conclusion() {
-  local elapsed
-  [[ ${JOB_STATUS-} == cancelled ]] || { echo failure; return; }
-  elapsed=$(($(now) - $(noted began_at | grep . || now)))
-  if [[ -n ${JOB_MINUTES-} ]] && ((elapsed >= JOB_MINUTES * ${MINUTE_SECONDS:-60} - 5)); then
+  # Anything else is a cancel: between two steps the status has not caught up with it.
+  if [[ ${JOB_STATUS-} == failure ]]; then
+    echo failure
+  elif has_noted began_at \
+    && (($(now) - $(noted began_at) >= JOB_MINUTES * ${MINUTE_SECONDS:-60} - 5)); then
     echo timed_out
   else
     echo cancelled

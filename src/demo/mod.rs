@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::config::{Config, Database};
 use crate::domain::backoff::Backoff;
 use crate::domain::orphans::Mandate;
+use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -33,6 +34,7 @@ use crate::providers::{Hetzner, Tailscale};
 use crate::rollback::worker;
 use crate::sim::{Sim, SimOptions};
 use crate::sweep::periodic;
+use crate::watch;
 use script::{Ending, SCRIPT};
 use workflow::Stage;
 
@@ -60,6 +62,11 @@ const TAG: &str = "tag:agent";
 /// Short, so that what never appears is proven within a demo.
 const LATE_ARRIVAL_WINDOW: Duration = Duration::from_secs(3);
 const SWEEP_EVERY: Duration = Duration::from_secs(30);
+
+const PATIENCE: Patience = Patience {
+    heartbeat_timeout: Duration::from_secs(5 * 60),
+    provision_timeout: Duration::from_secs(30 * 60),
+};
 
 /// Runs the demo until `stop` is ready, or once.
 ///
@@ -130,12 +137,14 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         database_connections: 10,
         hetzner: Hetzner::new(&sim.hetzner_url(), &options.hcloud_token.into())?,
         tailscale: Some((tailscale, TAG.to_owned())),
+        // The workflows here are played, not dispatched.
+        github: None,
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
             read: None,
             operator: Some(OPERATOR_TOKEN.into()),
         },
-        provision_timeout: Duration::from_secs(30 * 60),
+        provision_timeout: PATIENCE.provision_timeout,
         rollback: worker::Settings {
             retry: Backoff {
                 base: Duration::from_millis(200),
@@ -147,6 +156,11 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         sweep: periodic::Settings {
             every: SWEEP_EVERY,
             mandate: Mandate::Reopen,
+        },
+        watch: watch::Settings {
+            patience: PATIENCE,
+            public_url: None,
+            pulse_every: PATIENCE.longest_breath() / 3,
         },
     })
 }

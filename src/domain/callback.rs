@@ -297,6 +297,8 @@ pub fn decide(
     let provision = snapshot
         .provision
         .unwrap_or_else(|| Provision::queued(callback.provision, now, timeout));
+    // Nothing that is said of what another controller made changes anything here.
+    let nothing_new = snapshot.repeated || provision.disowned_at.is_some();
     let caller = caller(&provision.attempt, snapshot.former.as_ref(), callback.run);
     let kind = callback.message.kind();
 
@@ -305,7 +307,7 @@ pub fn decide(
             change: None,
             answer: Err(refusal),
         }),
-        Ruling::TooLate(refusal) if snapshot.repeated => Ok(Decision {
+        Ruling::TooLate(refusal) if nothing_new => Ok(Decision {
             change: None,
             answer: Err(refusal),
         }),
@@ -314,7 +316,7 @@ pub fn decide(
             Ok(accepted(change))
         }
         // A heartbeat leaves nothing in the history, so it is never a repeated one.
-        Ruling::Live | Ruling::Amend if snapshot.repeated => {
+        Ruling::Live | Ruling::Amend if nothing_new => {
             let attempt = snapshot
                 .former
                 .map_or(provision.attempt.number, |a| a.number);
@@ -373,7 +375,7 @@ fn open(
     timeout: Duration,
 ) -> Result<Change, IllegalMove> {
     let first_heard_of = provision.version == 0;
-    let was_live = provision.status == Status::Provisioning;
+    let before = provision.status;
     let mut change = provision.change(callback.message.kind().as_move())?;
     if first_heard_of {
         change.record(AttemptNumber::UNTAKEN, "created", Map::new());
@@ -384,12 +386,20 @@ fn open(
         now,
         timeout,
     );
-    let mut before = std::mem::replace(&mut change.provision.attempt, next);
-    if was_live {
-        before.end(Reason::Superseded, now);
-        let by = Map::from_iter([("by_run".to_owned(), json!(callback.run.to_string()))]);
-        change.record(before.number, "superseded", by);
-        change.earlier = Some(before);
+    let mut former = std::mem::replace(&mut change.provision.attempt, next);
+    match before {
+        Status::Provisioning => {
+            former.end(Reason::Superseded, now);
+            let by = Map::from_iter([("by_run".to_owned(), json!(callback.run.to_string()))]);
+            change.record(former.number, "superseded", by);
+            change.earlier = Some(former);
+        }
+        // Nobody waits any longer for a run to take it.
+        Status::Queued if !first_heard_of => {
+            former.finished_at = Some(now);
+            change.earlier = Some(former);
+        }
+        Status::Queued | Status::Running | Status::Failed | Status::Destroyed => {}
     }
     Ok(live(change, callback, now))
 }
@@ -445,6 +455,7 @@ fn late(
         .as_mut()
         .unwrap_or(&mut change.provision.attempt);
     attempt.last_message_at = now;
+    let could_exist = attempt.may_exist.clone();
     match &callback.message {
         Message::Failure(failure) => attempt.fail(failure, now),
         message => {
@@ -454,8 +465,10 @@ fn late(
         }
     }
     let number = attempt.number;
+    let may_exist_after_all = &attempt.may_exist - &could_exist;
     change.heard_over = Some(HeardOver {
         attempt: number,
+        may_exist_after_all,
         // Not by a heartbeat, or every one of them would cost a look at the vendor.
         named: callback
             .message

@@ -7,6 +7,8 @@
 //! - [`step`]: one thing that must go; [`step::StepState::after`] is its table.
 //! - [`names`]: what everything a provision creates is called, derived from its id and attempt.
 //! - [`orphans`]: what the vendors' lists show that should not be there.
+//! - [`overdue`]: when a provision has used up its time; [`hearing`]: whether callbacks could be
+//!   heard, and whether this database may act on not having heard one.
 //! - [`absence`]: when an empty list is proof.
 //! - [`backoff`]: how long to leave a failed delete alone.
 //!
@@ -17,8 +19,10 @@ pub mod absence;
 pub mod backoff;
 pub mod callback;
 pub mod fields;
+pub mod hearing;
 pub mod names;
 pub mod orphans;
+pub mod overdue;
 pub mod provision;
 pub(crate) mod spelling;
 pub mod step;

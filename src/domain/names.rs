@@ -242,7 +242,7 @@ const KEY_DESCRIPTION: &str = "backstop ";
 
 /// The label that says that backstop looks after a thing; its value is `backstop`.
 pub const MANAGED_BY_LABEL: &str = "managed-by";
-/// The label that says whose database knows the thing.
+/// The label by which everything of this database's is found.
 pub const CONTROLLER_LABEL: &str = "backstop-controller";
 /// The label that searches select by; the other four are compared afterwards.
 pub const PROVISION_LABEL: &str = "backstop-provision";

@@ -124,6 +124,8 @@ pub enum Known {
     /// No provision of that id; or one that was taken over from a vendor's list, without this
     /// earlier attempt.
     Nothing,
+    /// A provision that this database gave up when it became another controller.
+    Disowned,
     /// The provision, and no attempt of that number and run.
     NotThisAttempt,
     /// An attempt at work or in use.
@@ -165,6 +167,8 @@ pub enum Standing {
     Sound,
     /// It holds no provision: it is new, or lost what it knew.
     Empty,
+    /// It was restored, copied or out of hearing, and nobody has said yet that it may go on.
+    Held,
 }
 
 impl Standing {
@@ -172,7 +176,7 @@ impl Standing {
     fn may_act(self) -> bool {
         match self {
             Self::Sound => true,
-            Self::Empty => false,
+            Self::Empty | Self::Held => false,
         }
     }
 }
@@ -262,7 +266,7 @@ pub fn judge(seen: &Sighting, known: Known, ground: &Ground) -> Verdict {
         Verdict::Orphan(why, action)
     };
     match (seen.claim, seen.kind.resource(), known) {
-        (Claim::NotOurs, ..) => Verdict::NotOurs,
+        (Claim::NotOurs, ..) | (_, _, Known::Disowned) => Verdict::NotOurs,
         // Whatever it hangs on is judged itself.
         (_, None, _) if seen.attached => Verdict::Belongs,
         (Claim::Incomplete, ..) => orphan(Why::LabelsIncomplete, Action::Reported),
@@ -388,17 +392,22 @@ mod tests {
             Pursuit::EndedAt(at(LISTED - 1)),
             Pursuit::EndedAt(at(LISTED)),
         ];
-        [Known::Nothing, Known::NotThisAttempt, Known::Live]
-            .into_iter()
-            .chain(pursuits.map(Known::Over))
-            .chain(pursuits.map(Known::Older))
-            .collect()
+        [
+            Known::Nothing,
+            Known::Disowned,
+            Known::NotThisAttempt,
+            Known::Live,
+        ]
+        .into_iter()
+        .chain(pursuits.map(Known::Over))
+        .chain(pursuits.map(Known::Older))
+        .collect()
     }
 
     #[test]
     fn every_claim_and_everything_known_is_judged_as_the_table_says() {
         use Action::{DeletedWhenTold, Reported, RolledBack};
-        use Verdict::{Belongs, Orphan, UnderWay};
+        use Verdict::{Belongs, NotOurs, Orphan, UnderWay};
         use Why::{
             AttemptOver, OlderAttempt, OutlivedServer, RollbackStuck, UnknownAttempt,
             UnknownProvision,
@@ -415,6 +424,7 @@ mod tests {
         let table = |unknown| -> Vec<Verdict> {
             [
                 Orphan(UnknownProvision, unknown),
+                NotOurs,
                 Orphan(UnknownAttempt, Reported),
                 Belongs,
             ]
@@ -440,12 +450,15 @@ mod tests {
             for known in everything_known() {
                 let expected = match known {
                     Known::Live => Belongs,
+                    Known::Disowned => NotOurs,
                     _ => Orphan(OutlivedServer, Reported),
                 };
                 let mut thing = seen(kind, labels());
                 assert_eq!(judged(&thing, known), expected, "{kind} {known:?}");
-                thing.attached = true;
-                assert_eq!(judged(&thing, known), Belongs, "{kind} {known:?}");
+                if known != Known::Disowned {
+                    thing.attached = true;
+                    assert_eq!(judged(&thing, known), Belongs, "{kind} {known:?}");
+                }
             }
         }
     }
@@ -455,11 +468,12 @@ mod tests {
         for kind in [Kind::Server, Kind::Volume, Kind::Device] {
             for known in everything_known() {
                 assert_eq!(judged(&seen(kind, Claim::NotOurs), known), Verdict::NotOurs);
-                assert_eq!(
-                    judged(&seen(kind, Claim::Incomplete), known),
-                    Verdict::Orphan(Why::LabelsIncomplete, Action::Reported)
-                );
             }
+            // It names no attempt that anything could be known of.
+            assert_eq!(
+                judged(&seen(kind, Claim::Incomplete), Known::Nothing),
+                Verdict::Orphan(Why::LabelsIncomplete, Action::Reported)
+            );
         }
     }
 
@@ -488,14 +502,16 @@ mod tests {
 
     #[test]
     fn a_database_that_is_not_one_to_judge_by_only_reports() {
-        let empty = Ground {
-            standing: Standing::Empty,
-            ..ground()
-        };
-        for known in everything_known() {
-            let verdict = judge(&seen(Kind::Server, labels()), known, &empty);
-            if let Verdict::Orphan(_, action) = verdict {
-                assert_eq!(action, Action::Reported, "{known:?}");
+        for standing in [Standing::Empty, Standing::Held] {
+            let ground = Ground {
+                standing,
+                ..ground()
+            };
+            for known in everything_known() {
+                let verdict = judge(&seen(Kind::Server, labels()), known, &ground);
+                if let Verdict::Orphan(_, action) = verdict {
+                    assert_eq!(action, Action::Reported, "{standing:?} {known:?}");
+                }
             }
         }
     }

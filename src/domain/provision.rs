@@ -30,6 +30,9 @@ pub struct Provision {
     pub created_at: DateTime<Utc>,
     /// When anything but a heartbeat last changed it.
     pub updated_at: DateTime<Utc>,
+    /// When this database became another controller and gave it up: nothing of it is ever touched
+    /// again. `None` while it is ours.
+    pub disowned_at: Option<DateTime<Utc>>,
     /// The current attempt. Only this one can be live.
     pub attempt: Attempt,
 }
@@ -55,7 +58,7 @@ pub struct Attempt {
     pub tailscale_node_id: Option<VendorId>,
     /// Every id that any callback of this attempt named.
     pub hints: BTreeSet<Hint>,
-    /// What went wrong, in the workflow's words.
+    /// What went wrong, in the workflow's words; if it could not be dispatched, in GitHub's.
     pub error: Option<String>,
     /// Which of the workflow's steps failed.
     pub failed_step: Option<String>,
@@ -71,7 +74,8 @@ pub struct Attempt {
     pub last_heartbeat_at: Option<DateTime<Utc>>,
     /// When a terminal callback is due.
     pub deadline_at: DateTime<Utc>,
-    /// When it succeeded or, later than that, was over.
+    /// When it succeeded or, later than that, was over; of attempt 0, when a run took the provision.
+    /// `None` while something is still waited for.
     pub finished_at: Option<DateTime<Utc>>,
     /// Why and since when it is rolled back. `None` while it is live.
     pub rollback: Option<Rollback>,
@@ -250,6 +254,7 @@ impl Provision {
             status: Status::Queued,
             created_at: now,
             updated_at: now,
+            disowned_at: None,
             attempt: Attempt::open(AttemptNumber::UNTAKEN, None, now, timeout),
         }
     }
@@ -263,9 +268,13 @@ impl Provision {
         }
     }
 
-    /// Begins a change to this provision.
+    /// Begins a change to this provision. The one way to change it, so that what was disowned stays
+    /// as it is whoever asks.
     pub(super) fn change(self, by: Move) -> Result<Change, IllegalMove> {
         let from = (self.version > 0).then_some(self.status);
+        if self.disowned_at.is_some() {
+            return Err(IllegalMove { from, by });
+        }
         let mut provision = self;
         provision.status = transition(from, by)?;
         Ok(Change {
@@ -276,6 +285,7 @@ impl Provision {
             events: Vec::new(),
             steps: Vec::new(),
             heard_over: None,
+            dispatch: false,
         })
     }
 
@@ -298,6 +308,28 @@ impl Provision {
         Ok(change)
     }
 
+    /// Fails a provision whose workflow GitHub refused to start; `error` says why. `None` if it is
+    /// no longer queued: a run took it, or it is over. The refusal itself is for whoever sent the
+    /// dispatch to record.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] if it is not in the database.
+    pub fn fail_dispatch(
+        self,
+        error: &str,
+        now: DateTime<Utc>,
+    ) -> Result<Option<Change>, IllegalMove> {
+        if self.status != Status::Queued {
+            return Ok(None);
+        }
+        let mut change = self.change(Move::DispatchFailed)?;
+        change.provision.updated_at = now;
+        let attempt = &mut change.provision.attempt;
+        attempt.error = Some(error.to_owned());
+        attempt.end(Reason::DispatchFailed, now);
+        Ok(Some(change))
+    }
+
     /// Destroys a provision, whatever its status. `None` if it is destroyed already.
     ///
     /// # Errors
@@ -317,7 +349,7 @@ impl Provision {
     /// Notes that an operator wants what is unsettled to be tried now.
     ///
     /// # Errors
-    /// [`IllegalMove`] if no run ever took it.
+    /// [`IllegalMove`] if no run ever took it, or if it was disowned.
     pub fn retry(self, now: DateTime<Utc>) -> Result<Change, IllegalMove> {
         let mut change = self.change(Move::Retry)?;
         change.provision.updated_at = now;
@@ -413,6 +445,8 @@ pub struct Change {
     pub steps: Vec<PlannedStep>,
     /// An attempt that is over and of which something was heard.
     pub heard_over: Option<HeardOver>,
+    /// Whether a workflow is to be dispatched for it: sent later, from the outbox.
+    pub dispatch: bool,
 }
 
 /// That something was heard of an attempt that is over: whoever is looking for its things has to
@@ -424,6 +458,9 @@ pub struct HeardOver {
     /// The ids that were named. One that had counted as something else's, or as gone before we did
     /// anything, may by now be the attempt's own and alive.
     pub named: Vec<Hint>,
+    /// The kinds of thing that it says for the first time may have been begun. What had counted as
+    /// never appeared may come after all.
+    pub may_exist_after_all: BTreeSet<Resource>,
 }
 
 impl Change {

@@ -58,7 +58,7 @@ pub enum StepState {
     },
     /// Proven gone.
     Gone(Proof),
-    /// A hint that is not ours. Nothing was deleted.
+    /// A hint that is not ours, or what another controller is to delete. Nothing was deleted.
     Refused,
 }
 
@@ -96,12 +96,15 @@ pub enum StepEvent {
         /// Now.
         at: DateTime<Utc>,
     },
+    /// This database became another controller; what it was to delete is another's.
+    Disowned,
     /// Somebody wants it tried now.
     RetryAsked {
         /// Now.
         at: DateTime<Utc>,
     },
-    /// Something that a list showed, or its run named, after it had counted as gone or not ours.
+    /// A list showed it, or its run named it or said that it may exist, after it had counted as gone
+    /// or not ours.
     SeenAgain {
         /// Now.
         at: DateTime<Utc>,
@@ -133,7 +136,10 @@ impl StepState {
             }
             (Self::Leased { .. }, E::ProvenGone(proof)) => Ok(Self::Gone(proof)),
             (Self::Leased { .. }, E::Failed { at } | E::Released { at }) => Ok(Self::Due { at }),
-            (Self::Leased { .. }, E::NotOurs) => Ok(Self::Refused),
+            (Self::Leased { .. }, E::NotOurs)
+            | (Self::Due { .. } | Self::Waiting { .. } | Self::Leased { .. }, E::Disowned) => {
+                Ok(Self::Refused)
+            }
             (Self::Due { .. } | Self::Waiting { .. }, E::RetryAsked { at }) => Ok(Self::Due { at }),
             // The holder's report will be fenced out; it gives the step back due instead.
             (Self::Leased { until }, E::RetryAsked { .. }) => Ok(Self::Leased { until }),
@@ -179,6 +185,7 @@ impl StepEvent {
             Self::Failed { .. } => "failed",
             Self::NotOurs => "not_ours",
             Self::Released { .. } => "released",
+            Self::Disowned => "disowned",
             Self::RetryAsked { .. } => "retry_asked",
             Self::SeenAgain { .. } => "seen_again",
         }
@@ -205,7 +212,7 @@ mod tests {
         ]
     }
 
-    fn events() -> [StepEvent; 9] {
+    fn events() -> [StepEvent; 10] {
         [
             StepEvent::Claimed {
                 now: at(10),
@@ -219,6 +226,7 @@ mod tests {
             StepEvent::Released { at: at(20) },
             StepEvent::RetryAsked { at: at(20) },
             StepEvent::SeenAgain { at: at(20) },
+            StepEvent::Disowned,
         ]
     }
 
@@ -227,16 +235,23 @@ mod tests {
         const NO: &str = "-";
         // columns as in `events`
         let table = [
-            ("due", ["leased", NO, NO, NO, NO, NO, NO, "due", NO]),
-            ("waiting", ["leased", NO, NO, NO, NO, NO, NO, "due", NO]),
+            (
+                "due",
+                ["leased", NO, NO, NO, NO, NO, NO, "due", NO, "refused"],
+            ),
+            (
+                "waiting",
+                ["leased", NO, NO, NO, NO, NO, NO, "due", NO, "refused"],
+            ),
             (
                 "leased",
                 [
                     "leased", "waiting", "waiting", "gone", "due", "refused", "due", "leased", NO,
+                    "refused",
                 ],
             ),
-            ("gone", [NO, NO, NO, NO, NO, NO, NO, NO, "due"]),
-            ("refused", [NO, NO, NO, NO, NO, NO, NO, NO, "due"]),
+            ("gone", [NO, NO, NO, NO, NO, NO, NO, NO, "due", NO]),
+            ("refused", [NO, NO, NO, NO, NO, NO, NO, NO, "due", NO]),
         ];
         for (state, (name, row)) in states().into_iter().zip(table) {
             assert_eq!(state.name(), name);

@@ -44,14 +44,20 @@ pub enum Move {
     Retry,
     /// Somebody asked for it to be destroyed.
     Destroyed,
+    /// GitHub refused to start its workflow.
+    DispatchFailed,
+    /// Its time is up.
+    Overdue,
+    /// This database became another controller, and gave it up.
+    Disowned,
 }
 
 /// A move that the table does not list. A bug in the caller; nothing changes.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("a provision that is {from:?} cannot be moved by {by:?}")]
 pub struct IllegalMove {
-    from: Option<Status>,
-    by: Move,
+    pub(super) from: Option<Status>,
+    pub(super) by: Move,
 }
 
 /// The table. `from` is `None` for a provision that is not in the database yet.
@@ -66,14 +72,15 @@ pub fn transition(from: Option<Status>, by: Move) -> Result<Status, IllegalMove>
         | (None | Some(S::Queued | S::Provisioning), Move::Progress) => Ok(S::Provisioning),
         (Some(S::Running), Move::Started | Move::Progress)
         | (None | Some(S::Queued | S::Provisioning | S::Running), Move::Success) => Ok(S::Running),
-        (None | Some(S::Queued | S::Provisioning | S::Running), Move::Failure) => Ok(S::Failed),
+        (None | Some(S::Queued | S::Provisioning | S::Running), Move::Failure)
+        | (Some(S::Queued | S::Provisioning), Move::Overdue) => Ok(S::Failed),
         (
             Some(status @ (S::Provisioning | S::Running | S::Failed | S::Destroyed)),
             Move::Late | Move::Retry,
         ) => Ok(status),
-        (Some(S::Queued | S::Provisioning | S::Running | S::Failed), Move::Destroyed) => {
-            Ok(S::Destroyed)
-        }
+        (Some(S::Queued), Move::DispatchFailed) => Ok(S::Failed),
+        (Some(S::Queued | S::Provisioning | S::Running | S::Failed), Move::Destroyed)
+        | (Some(_), Move::Disowned) => Ok(S::Destroyed),
         (from, by) => Err(IllegalMove { from, by }),
     }
 }
@@ -86,7 +93,6 @@ mod tests {
 
     #[test]
     fn every_pair_of_status_and_move_is_as_the_contract_says() {
-        const NO: &str = "-";
         let moves = [
             Move::Created,
             Move::Started,
@@ -96,82 +102,44 @@ mod tests {
             Move::Late,
             Move::Retry,
             Move::Destroyed,
+            Move::DispatchFailed,
+            Move::Overdue,
+            Move::Disowned,
         ];
-        // columns as in `moves`
+        // columns as in `moves`; P: provisioning
         let table = [
-            (
-                None,
-                [
-                    "queued",
-                    "provisioning",
-                    "provisioning",
-                    "running",
-                    "failed",
-                    NO,
-                    NO,
-                    NO,
-                ],
-            ),
+            (None, "queued P P running failed - - - - - -"),
             (
                 Some(Status::Queued),
-                [
-                    NO,
-                    "provisioning",
-                    "provisioning",
-                    "running",
-                    "failed",
-                    NO,
-                    NO,
-                    "destroyed",
-                ],
+                "- P P running failed - - destroyed failed failed destroyed",
             ),
             (
                 Some(Status::Provisioning),
-                [
-                    NO,
-                    "provisioning",
-                    "provisioning",
-                    "running",
-                    "failed",
-                    "provisioning",
-                    "provisioning",
-                    "destroyed",
-                ],
+                "- P P running failed P P destroyed - failed destroyed",
             ),
             (
                 Some(Status::Running),
-                [
-                    NO,
-                    "running",
-                    "running",
-                    "running",
-                    "failed",
-                    "running",
-                    "running",
-                    "destroyed",
-                ],
+                "- running running running failed running running destroyed - - destroyed",
             ),
             (
                 Some(Status::Failed),
-                [
-                    NO,
-                    "provisioning",
-                    NO,
-                    NO,
-                    NO,
-                    "failed",
-                    "failed",
-                    "destroyed",
-                ],
+                "- P - - - failed failed destroyed - - destroyed",
             ),
             (
                 Some(Status::Destroyed),
-                [NO, NO, NO, NO, NO, "destroyed", "destroyed", NO],
+                "- - - - - destroyed destroyed - - - destroyed",
             ),
         ];
         for (from, row) in table {
+            let row: Vec<&str> = row.split(' ').collect();
+            assert_eq!(row.len(), moves.len());
             for (by, expected) in moves.into_iter().zip(row) {
-                let to = transition(from, by).map_or(NO.to_owned(), |to| to.to_string());
+                let expected = if expected == "P" {
+                    "provisioning"
+                } else {
+                    expected
+                };
+                let to = transition(from, by).map_or("-".to_owned(), |to| to.to_string());
                 assert_eq!(to, expected, "{from:?} moved by {by:?}");
             }
         }

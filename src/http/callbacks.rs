@@ -61,7 +61,7 @@ async fn record(api: &Api, callback: &Callback) -> Result<Accepted, Problem> {
         let decision = decide(snapshot, callback, api.provision_timeout)
             .map_err(crate::store::StoreError::from)?;
         if let Some(mut change) = decision.change {
-            rollback_failed_provision(&mut change, api.managed());
+            rollback_failed_provision(&mut change, api.managed);
             if write(&mut db, &change).await? == Written::Outrun {
                 continue;
             }

@@ -51,22 +51,16 @@ pub struct Api {
     pub controller: ControllerId,
     /// The tag that makes a device ours; `None` without Tailscale.
     pub tailscale_tag: Option<String>,
+    /// The kinds of thing that this installation can delete.
+    pub managed: &'static [Resource],
+    /// Whether a provision that is asked for has its workflow dispatched.
+    pub dispatches: bool,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
     /// Unsettled for this long: stuck.
     pub stuck_after: Duration,
     /// Cancelled when the service stops: whoever waits is answered.
     pub stop: CancellationToken,
-}
-
-impl Api {
-    /// The kinds of thing that this installation can delete.
-    fn managed(&self) -> &'static [Resource] {
-        match self.tailscale_tag {
-            Some(_) => &Resource::ALL,
-            None => &[Resource::Server],
-        }
-    }
 }
 
 /// The whole API.

@@ -48,11 +48,15 @@ pub(super) async fn create(
     let created = match read(&mut db, id).await? {
         (Some(_), _) => false,
         (None, now) => {
-            let change = Provision::create(id, agent_id, region, now, api.provision_timeout)
+            let mut change = Provision::create(id, agent_id, region, now, api.provision_timeout)
                 .map_err(StoreError::from)?;
+            change.dispatch = api.dispatches;
             write(&mut db, &change).await? == Written::Yes
         }
     };
+    if created && api.dispatches {
+        api.changes.announce(id);
+    }
     let view = view(&api, &mut db, id).await?;
     if created {
         let location = format!("/v1/provisions/{id}");
@@ -170,7 +174,7 @@ pub(super) async fn destroy(
         let Some(mut change) = provision.destroy(now).map_err(StoreError::from)? else {
             break;
         };
-        rollback_failed_provision(&mut change, api.managed());
+        rollback_failed_provision(&mut change, api.managed);
         if write(&mut db, &change).await? == Written::Yes {
             api.changes.announce(id);
             break;
@@ -189,7 +193,7 @@ pub(super) async fn retry(
     api.tokens.require_operator(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    if retry_rollback(&mut db, id, api.managed()).await? == Retried::UnknownId {
+    if retry_rollback(&mut db, id, api.managed).await? == Retried::UnknownId {
         return Err(unknown_id());
     }
     api.changes.announce(id);

@@ -1,7 +1,7 @@
 //! What can go wrong with a vendor, sorted by what the caller does next.
 //!
-//! Nothing here is final: a worker keeps retrying every one of these. They differ in how soon, and
-//! in whether a person has to be told.
+//! For a rollback nothing here is final: it keeps retrying every one of these. They differ in how
+//! soon, and in whether a person has to be told. A dispatch is given up on a refusal.
 
 use std::time::Duration;
 
@@ -9,8 +9,8 @@ use super::Vendor;
 
 /// Why a vendor did not do as asked.
 ///
-/// Displays as one line for `last_error`: vendor, method, path, status, the vendor's own code.
-/// Never a query, a body or a secret.
+/// Displays as one line for `last_error`: vendor, method, path, status, the vendor's own code; for
+/// GitHub, which has no codes, its sentence. Never a query, a body or a secret.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum VendorError {
     /// Something else is running on the resource (423 `locked`, 409 `conflict`). Common right
@@ -55,6 +55,18 @@ impl VendorError {
             | Self::RateLimited { .. }
             | Self::Unavailable(_)
             | Self::Rejected(_) => false,
+        }
+    }
+
+    /// Whether the vendor understood and refused: the request had no effect, and the same one would
+    /// be refused again. Otherwise it may have had its effect, or may have it later.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        match self {
+            Self::Protected(_) | Self::Unauthorized(_) | Self::Forbidden(_) | Self::Rejected(_) => {
+                true
+            }
+            Self::Locked(_) | Self::RateLimited { .. } | Self::Unavailable(_) => false,
         }
     }
 

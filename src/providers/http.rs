@@ -244,6 +244,16 @@ impl Call<'_> {
         self
     }
 
+    pub(super) fn header(mut self, name: &'static str, value: &'static str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub(super) fn json(mut self, body: &impl Serialize) -> Self {
+        self.request = self.request.json(body);
+        self
+    }
+
     pub(super) fn form(mut self, form: &impl Serialize) -> Self {
         self.request = self.request.form(form);
         self
@@ -434,7 +444,8 @@ impl Answer {
         http_date(self.header(&DATE)?)
     }
 
-    fn retry_after(&self) -> Option<Duration> {
+    /// The least to wait, as the answer's headers say it.
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         if let Some(value) = self.header(&RETRY_AFTER) {
             let wait = match value.parse() {
                 Ok(seconds) => Some(Duration::from_secs(seconds)),
@@ -451,8 +462,8 @@ fn http_date(text: &str) -> Option<i64> {
     Some(DateTime::parse_from_rfc2822(text).ok()?.timestamp())
 }
 
-/// `None` unless `until` lies ahead.
-fn between(now: i64, until: i64) -> Option<Duration> {
+/// From one moment to another, in unix seconds. `None` unless `until` lies ahead.
+pub(super) fn between(now: i64, until: i64) -> Option<Duration> {
     let seconds = u64::try_from(until.checked_sub(now)?).ok()?;
     (seconds > 0).then(|| Duration::from_secs(seconds))
 }

@@ -1,25 +1,31 @@
-//! The vendors' APIs: what backstop can see and delete at Hetzner and at Tailscale.
+//! The vendors' APIs: what backstop can see and delete at Hetzner and at Tailscale, and start at
+//! GitHub.
 //!
 //! Owns the clients, and with them every assumption about how a vendor answers. Promises that an
 //! answer is either understood in full or an error: half a list, a page of HTML or a list of
 //! another shape never reads as "nothing there", because absence is what a receipt is made of.
-//! Never retries on its own (one exception: a Tailscale token that was refused is renewed once),
-//! never follows a redirect, and never puts a token or a body into a log, an error or `Debug`.
+//! Never retries on its own (two exceptions, both after a refusal: a short-lived token is renewed
+//! once, and a field that an older GitHub does not know is left out), never follows a redirect, and
+//! never puts a token or a body into a log, an error or `Debug`. Of GitHub's refusals the sentence
+//! is shown, for nothing else says what to change.
 //!
 //! Read in this order: [`VendorError`] is what a caller decides on, `http` sends a request and
-//! bounds it, [`hetzner`] and [`tailscale`] know the vendors' shapes.
+//! bounds it, [`hetzner`], [`tailscale`] and [`github`] know the vendors' shapes.
 //!
 //! Selectors and filters of a vendor only make lists shorter. Whoever deletes compares the labels,
 //! tags and names of what came back, each one.
 
 mod error;
 mod http;
+mod kept_token;
 mod wire;
 
+pub mod github;
 pub mod hetzner;
 pub mod tailscale;
 
 pub use error::{FailedCall, SetupError, VendorError};
+pub use github::GitHub;
 pub use hetzner::Hetzner;
 pub use http::{Timeouts, loopback_client};
 pub use tailscale::Tailscale;
@@ -31,6 +37,8 @@ pub enum Vendor {
     Hetzner,
     /// Tailscale, which holds the devices and auth keys.
     Tailscale,
+    /// GitHub, which runs the workflows.
+    GitHub,
 }
 
 impl Vendor {
@@ -40,6 +48,7 @@ impl Vendor {
         match self {
             Self::Hetzner => "hetzner",
             Self::Tailscale => "tailscale",
+            Self::GitHub => "github",
         }
     }
 }

@@ -2,20 +2,15 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::judge::{Judge, nothing_found};
+use super::judge::{Judge, POLL, may_lag, pace};
+use super::sight::Sight;
 use crate::domain::fields::VendorId;
 use crate::domain::names::{Names, PROVISION_LABEL};
-use crate::domain::step::{Proof, Resource};
+use crate::domain::step::Proof;
 use crate::providers::hetzner::{ActionStatus, Deletion, Server};
 use crate::providers::{Hetzner, VendorError};
-use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome, Subject};
-
-/// How soon an action is asked after, at first and at last.
-const POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
-/// An action that ended well and a server that is still listed: the list may lag for so long.
-const LIST_MAY_LAG: Duration = Duration::from_secs(60);
+use crate::store::ledger::{ClaimedStep, Outcome, Subject};
 
 /// What one look shows, for a whole batch. The list is begun after the actions were asked after, so
 /// that it can prove what they claim.
@@ -51,30 +46,27 @@ pub(super) async fn carry_out(
     view: &Result<View, VendorError>,
     step: Arc<ClaimedStep>,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Outcome {
     let view = match view {
         Ok(view) => view,
         Err(error) => return judge.failed(&step, error),
     };
     let outcome = match &step.subject {
-        Subject::Search => Ok(search(view, &step, judge)),
-        Subject::Id(id) => remove(client, view, &step, id, judge).await,
+        Subject::Search => Ok(search(view, &step, judge, sight).await),
+        Subject::Id(id) => remove(client, view, &step, id, judge, sight).await,
     };
     outcome.unwrap_or_else(|error| judge.failed(&step, &error))
 }
 
-fn search(view: &View, step: &ClaimedStep, judge: &Judge) -> Outcome {
-    let found: BTreeSet<VendorId> = view
+async fn search(view: &View, step: &ClaimedStep, judge: &Judge, sight: &Sight<'_>) -> Outcome {
+    let own = view
         .servers
         .iter()
-        .filter(|server| is_own(server, step, judge))
-        .filter_map(|server| VendorId::parse(Resource::Server, &server.id.to_string()))
-        .collect();
-    if found.is_empty() {
-        nothing_found(step)
-    } else {
-        Outcome::Found(found)
-    }
+        .filter(|server| is_own(server, step, judge));
+    judge
+        .found(step, own.map(|server| server.id.to_string()), sight)
+        .await
 }
 
 async fn remove(
@@ -83,6 +75,7 @@ async fn remove(
     step: &ClaimedStep,
     vendor_id: &VendorId,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let Ok(id) = vendor_id.as_str().parse::<u64>() else {
         let because = format!("{vendor_id} is no server id");
@@ -103,13 +96,14 @@ async fn remove(
                 retry_in: judge.begin_anew_in(step),
             });
         }
+        // The vendor's own word, which needs no other evidence.
         (Some(_), Some(ActionStatus::Success)) if listed.is_none() => {
             return Ok(Outcome::Gone(Proof::Deleted));
         }
-        (Some(accepted), Some(ActionStatus::Success)) if accepted.since < LIST_MAY_LAG => {
-            return Ok(Outcome::UnderWay {
-                look_in: pace(accepted),
-            });
+        (Some(_), Some(ActionStatus::Success)) => {
+            if let Some(outcome) = may_lag(step) {
+                return Ok(outcome);
+            }
         }
         _ => {}
     }
@@ -122,10 +116,11 @@ async fn remove(
         asked = server;
         &asked
     } else {
-        return Ok(Outcome::Gone(match step.accepted {
+        let proof = match step.accepted {
             Some(_) => Proof::Deleted,
             None => Proof::AlreadyGone,
-        }));
+        };
+        return Ok(sight.absent(step, proof).await);
     };
     if !is_own(server, step, judge) {
         let because = format!("server {id} does not carry all five labels of this attempt");
@@ -138,8 +133,7 @@ async fn remove(
             action_id: Some(action.id),
             look_in: POLL.0,
         },
-        // It was there a moment ago. One 404 is weak evidence: look again.
-        Deletion::AlreadyGone => Outcome::NotSeen { look_in: POLL.0 },
+        Deletion::AlreadyGone => judge.absent_but_seen(step, vendor_id),
     })
 }
 
@@ -157,9 +151,4 @@ fn action_of(step: &ClaimedStep) -> Option<u64> {
 
 fn is_running(step: &ClaimedStep, actions: &HashMap<u64, ActionStatus>) -> bool {
     action_of(step).and_then(|id| actions.get(&id)) == Some(&ActionStatus::Running)
-}
-
-/// The longer a delete has been under way, the less often it is asked after.
-fn pace(accepted: &AcceptedDelete) -> Duration {
-    (accepted.since / 2).clamp(POLL.0, POLL.1)
 }

@@ -1,19 +1,27 @@
 //! What a vendor's answer means for a step: when to come back, and whether a person is needed.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use rand::RngExt;
 
+use super::sight::Sight;
 use crate::domain::absence::{Verdict, judge_empty_list};
 use crate::domain::backoff::Backoff;
+use crate::domain::fields::VendorId;
 use crate::domain::names::ControllerId;
 use crate::providers::VendorError;
-use crate::store::ledger::{ClaimedStep, Outcome};
+use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome};
 
 /// What is locked is locked for seconds: the vendor is finishing something else.
 const LOCKED_CAP: Duration = Duration::from_secs(5);
 /// How often a thing that never appeared is looked for while it may still arrive.
 const LOOK_FOR_LATE_ARRIVALS_EVERY: Duration = Duration::from_secs(20);
+/// How soon a delete that is under way is asked after, at first and at last.
+pub(super) const POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+/// A delete that the vendor says is done and a thing that is still listed: the list may lag for so
+/// long. Only then is it deleted once more.
+const LIST_MAY_LAG: Duration = Duration::from_secs(60);
 
 /// The settings that answers are judged by.
 #[derive(Debug, Clone, Copy)]
@@ -67,16 +75,72 @@ impl Judge {
         }
     }
 
+    /// What a delete is that the vendor answers with 404, for what it showed a moment ago. That is
+    /// weak evidence: gone meanwhile, or not to be touched with this credential.
+    pub(super) fn absent_but_seen(&self, step: &ClaimedStep, id: &VendorId) -> Outcome {
+        Outcome::Failed {
+            error: format!(
+                "DELETE of {} {id}: 404, and a moment ago it was there",
+                step.resource
+            ),
+            retry_in: self.begin_anew_in(step),
+            needs_person: false,
+        }
+    }
+
+    /// The pause where only a person can help.
+    pub(super) fn slowly(&self) -> Duration {
+        jittered(self.retry.cap)
+    }
+
     /// The pause before a delete that the vendor accepted and did not carry out is begun anew.
     pub(super) fn begin_anew_in(&self, step: &ClaimedStep) -> Duration {
         jittered(self.retry.after(step.failures + 1))
     }
+
+    /// What a search reports that found things with these ids. One whose id cannot be kept would
+    /// be lost for good if it were left out.
+    pub(super) async fn found(
+        &self,
+        step: &ClaimedStep,
+        ids: impl Iterator<Item = String>,
+        sight: &Sight<'_>,
+    ) -> Outcome {
+        let parse = |id: String| VendorId::parse(step.resource, &id).ok_or(id);
+        match ids
+            .map(parse)
+            .collect::<Result<BTreeSet<VendorId>, String>>()
+        {
+            Ok(ids) if ids.is_empty() => nothing_found(step, sight).await,
+            Ok(ids) => Outcome::Found(ids),
+            Err(id) => Outcome::Failed {
+                error: format!(
+                    "the vendor lists {id:?}, which is no {}'s id",
+                    step.resource
+                ),
+                retry_in: self.retry.cap,
+                needs_person: true,
+            },
+        }
+    }
+}
+
+/// That a delete is done and its thing is still there, while its list may lag.
+pub(super) fn may_lag(step: &ClaimedStep) -> Option<Outcome> {
+    let accepted = step.accepted.as_ref()?;
+    let look_in = pace(accepted);
+    (accepted.since < LIST_MAY_LAG).then_some(Outcome::UnderWay { look_in })
+}
+
+/// The longer a delete has been under way, the less often it is asked after.
+pub(super) fn pace(accepted: &AcceptedDelete) -> Duration {
+    (accepted.since / 2).clamp(POLL.0, POLL.1)
 }
 
 /// What a search that finds nothing reports.
-pub(super) fn nothing_found(step: &ClaimedStep) -> Outcome {
+async fn nothing_found(step: &ClaimedStep, sight: &Sight<'_>) -> Outcome {
     match judge_empty_list(step.resource, &step.known) {
-        Verdict::Proven(proof) => Outcome::Gone(proof),
+        Verdict::Proven(proof) => sight.absent(step, proof).await,
         Verdict::OpenUntil(end) => Outcome::NotSeen {
             look_in: (end - step.known.now)
                 .to_std()
@@ -91,6 +155,6 @@ pub(super) fn nothing_found(step: &ClaimedStep) -> Outcome {
 }
 
 /// Half to all of a pause, so that replicas do not come back in step.
-fn jittered(pause: Duration) -> Duration {
+pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
 }

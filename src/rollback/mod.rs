@@ -7,10 +7,13 @@
 mod hetzner;
 mod judge;
 mod reopen;
+mod sight;
 mod tailscale;
 pub mod worker;
 
 use sqlx::{Connection, PgConnection};
+
+pub(crate) use judge::jittered;
 
 use crate::domain::names::{AttemptNumber, ProvisionId};
 use crate::domain::provision::{Change, PlannedStep};
@@ -76,8 +79,8 @@ pub async fn retry_rollback(
         let Some(provision) = provision else {
             return Ok(Retried::UnknownId);
         };
-        if provision.attempt.run.is_none() {
-            // No run ever took it: there is nothing to undo.
+        if provision.attempt.run.is_none() || provision.disowned_at.is_some() {
+            // No run ever took it, or what it made is another controller's: there is nothing to undo.
             return Ok(Retried::Yes);
         }
         let mut change = provision.retry(now)?;

@@ -43,7 +43,8 @@ pub async fn reopen_rollback(
             return Ok(Reopened::NotNeeded);
         };
         let attempt = found.earlier.as_ref().unwrap_or(&provision.attempt);
-        if attempt.number != of.attempt || attempt.rollback.is_none() {
+        let disowned = provision.disowned_at.is_some();
+        if disowned || attempt.number != of.attempt || attempt.rollback.is_none() {
             return Ok(Reopened::NotNeeded);
         }
         let things = not_pursued(&mut transaction, of, things, listed_at).await?;
@@ -87,7 +88,8 @@ pub async fn adopt(
                 }
             }
             Some(provision)
-                if of.attempt < provision.attempt.number
+                if provision.disowned_at.is_none()
+                    && of.attempt < provision.attempt.number
                     && found.earlier.is_none()
                     && !owns_an_attempt(&mut transaction, of.provision, run).await? =>
             {

@@ -1,10 +1,10 @@
 //! Auth keys and devices: what a look shows, and what a step makes of it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::judge::{Judge, nothing_found};
+use super::judge::{Judge, may_lag};
+use super::sight::Sight;
 use crate::domain::fields::VendorId;
 use crate::domain::names::Names;
 use crate::domain::step::{Proof, Resource};
@@ -12,10 +12,9 @@ use crate::providers::tailscale::{Deletion, Device, Key};
 use crate::providers::{Tailscale, VendorError};
 use crate::store::ledger::{ClaimedStep, Outcome, Subject};
 
-/// A delete is done when it is answered: the list that proves it can be read at once.
+/// A delete is done when it is answered: the list that proves it can be read at once, if it does
+/// not lag.
 const LOOK_IN: Duration = Duration::ZERO;
-/// After a 404 for something that was listed a moment ago.
-const LOOK_AFTER_A_404_IN: Duration = Duration::from_millis(500);
 
 /// What one look shows, for a whole batch. Only what a step of the batch needs is listed; one
 /// list that fails does not keep the other's steps.
@@ -46,14 +45,15 @@ pub(super) async fn carry_out(
     view: &View,
     step: Arc<ClaimedStep>,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Outcome {
     let outcome = match step.resource {
         Resource::AuthKey => match &view.keys {
-            Ok(keys) => key_step(client, keys, &step, judge).await,
+            Ok(keys) => key_step(client, keys, &step, judge, sight).await,
             Err(error) => Err(error.clone()),
         },
         Resource::Device | Resource::Server => match &view.devices {
-            Ok(devices) => device_step(client, tag, devices, &step, judge).await,
+            Ok(devices) => device_step(client, tag, devices, &step, judge, sight).await,
             Err(error) => Err(error.clone()),
         },
     };
@@ -65,26 +65,30 @@ async fn key_step(
     keys: &[Key],
     step: &ClaimedStep,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let description = Names::new(step.provision, step.attempt).key_description();
     let is_own = |key: &Key| key.is_auth_key() && key.description == description;
     let id = match &step.subject {
         Subject::Search => {
             let live = keys.iter().filter(|key| is_own(key) && key.is_live());
-            return Ok(found(step, live.map(|key| key.id.as_str())));
+            return Ok(judge
+                .found(step, live.map(|key| key.id.clone()), sight)
+                .await);
         }
-        Subject::Id(id) => id.as_str(),
+        Subject::Id(id) => id,
     };
     let asked;
-    let key = if let Some(key) = keys.iter().find(|key| key.id == id) {
+    let key = if let Some(key) = keys.iter().find(|key| key.id == id.as_str()) {
         key
     } else if step.accepted.is_some() {
+        // The vendor answered that it is done, which needs no other evidence.
         return Ok(Outcome::Gone(Proof::Deleted));
-    } else if let Some(key) = client.key(id).await? {
+    } else if let Some(key) = client.key(id.as_str()).await? {
         asked = key;
         &asked
     } else {
-        return Ok(Outcome::Gone(Proof::AlreadyGone));
+        return Ok(sight.absent(step, Proof::AlreadyGone).await);
     };
     if !is_own(key) {
         let because = format!("key {id} does not have this attempt's description");
@@ -94,9 +98,12 @@ async fn key_step(
         // A revoked key stays readable; nobody can use it.
         return Ok(Outcome::Gone(proof(step)));
     }
-    let deletion = client.delete_key(id).await;
+    if let Some(outcome) = may_lag(step) {
+        return Ok(outcome);
+    }
+    let deletion = client.delete_key(id.as_str()).await;
     fail::fail_point!("deleted");
-    Ok(after(deletion?))
+    Ok(after(deletion?, step, id, judge))
 }
 
 async fn device_step(
@@ -105,6 +112,7 @@ async fn device_step(
     devices: &[Device],
     step: &ClaimedStep,
     judge: &Judge,
+    sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let hostname = Names::new(step.provision, step.attempt).server_name();
     // A device that was ours when it was first seen stays ours under another host name: its id is
@@ -119,51 +127,44 @@ async fn device_step(
             let own = devices
                 .iter()
                 .filter(|device| device.hostname == hostname && is_own(device));
-            return Ok(found(step, own.map(|device| device.node_id.as_str())));
+            return Ok(judge
+                .found(step, own.map(|device| device.node_id.clone()), sight)
+                .await);
         }
-        Subject::Id(id) => id.as_str(),
+        Subject::Id(id) => id,
     };
     let asked;
-    let device = if let Some(device) = devices.iter().find(|device| device.answers_to(id)) {
+    let device = if let Some(device) = devices.iter().find(|device| device.answers_to(id.as_str()))
+    {
         device
     } else if step.accepted.is_some() {
+        // The vendor answered that it is done, which needs no other evidence.
         return Ok(Outcome::Gone(Proof::Deleted));
-    } else if let Some(device) = client.device(id).await? {
+    } else if let Some(device) = client.device(id.as_str()).await? {
         asked = device;
         &asked
     } else {
-        return Ok(Outcome::Gone(Proof::AlreadyGone));
+        return Ok(sight.absent(step, Proof::AlreadyGone).await);
     };
     if !is_own(device) {
         let because = format!("device {id} does not have {tag} and this attempt's host name");
         return Ok(judge.not_ours(step, because));
     }
-    let deletion = client.delete_device(id).await;
-    fail::fail_point!("deleted");
-    Ok(after(deletion?))
-}
-
-fn found<'a>(step: &ClaimedStep, ids: impl Iterator<Item = &'a str>) -> Outcome {
-    let ids: BTreeSet<VendorId> = ids
-        .filter_map(|id| VendorId::parse(step.resource, id))
-        .collect();
-    if ids.is_empty() {
-        nothing_found(step)
-    } else {
-        Outcome::Found(ids)
+    if let Some(outcome) = may_lag(step) {
+        return Ok(outcome);
     }
+    let deletion = client.delete_device(id.as_str()).await;
+    fail::fail_point!("deleted");
+    Ok(after(deletion?, step, id, judge))
 }
 
-fn after(deletion: Deletion) -> Outcome {
+fn after(deletion: Deletion, step: &ClaimedStep, id: &VendorId, judge: &Judge) -> Outcome {
     match deletion {
         Deletion::Deleted => Outcome::Accepted {
             action_id: None,
             look_in: LOOK_IN,
         },
-        // It was there a moment ago. One 404 is weak evidence: look again.
-        Deletion::AlreadyGone => Outcome::NotSeen {
-            look_in: LOOK_AFTER_A_404_IN,
-        },
+        Deletion::AlreadyGone => judge.absent_but_seen(step, id),
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::judge::Judge;
+use super::sight::{LastSight, Sight};
 use super::{hetzner, tailscale};
 use crate::domain::backoff::Backoff;
 use crate::domain::names::{ControllerId, ProvisionId};
@@ -77,6 +78,7 @@ pub struct Worker {
     settings: Settings,
     hands: Hands,
     controller: ControllerId,
+    last_sight: LastSight,
     stop: CancellationToken,
 }
 
@@ -97,6 +99,7 @@ impl Worker {
             settings,
             hands,
             controller,
+            last_sight: LastSight::default(),
             stop,
         }
     }
@@ -179,19 +182,20 @@ impl Worker {
             retry: self.settings.retry,
             controller: self.controller,
         };
+        let sight = Sight::new(&self.pool, &self.hands, &self.last_sight, judge);
         let begin_before = Instant::now() + LEASE.saturating_sub(LEASE_MARGIN);
         match &self.hands {
             Hands::Hetzner(client) => {
                 let view = hetzner::look(client, &steps).await;
                 self.each(steps, begin_before, |step| {
-                    hetzner::carry_out(client, &view, step, &judge)
+                    hetzner::carry_out(client, &view, step, &judge, &sight)
                 })
                 .await;
             }
             Hands::Tailscale { client, tag } => {
                 let view = tailscale::look(client, &steps).await;
                 self.each(steps, begin_before, |step| {
-                    tailscale::carry_out(client, tag, &view, step, &judge)
+                    tailscale::carry_out(client, tag, &view, step, &judge, &sight)
                 })
                 .await;
             }

@@ -56,6 +56,7 @@ async fn state(shared: Control) -> Json<Value> {
         "belongings": shared.belongings(),
         "devices": shared.devices(),
         "keys": shared.keys(),
+        "runs": shared.runs(),
     }))
 }
 

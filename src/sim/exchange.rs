@@ -19,7 +19,7 @@ use super::{
     Shared, clock,
     connection::Fuse,
     faults::{BrokenBody, FaultKind, Vendor},
-    hetzner,
+    github, hetzner,
     snapshot::{Effect, HistoryEntry},
     tailscale,
     world::World,
@@ -36,6 +36,8 @@ pub(super) struct Request {
     pub(super) path: String,
     pub(super) query: Option<String>,
     pub(super) authorization: Option<String>,
+    /// `X-GitHub-Api-Version`.
+    pub(super) api_version: Option<String>,
     pub(super) body: Bytes,
 }
 
@@ -144,6 +146,15 @@ pub(super) async fn serve_tailscale(
     .await
 }
 
+/// Answers requests to GitHub.
+pub(super) async fn serve_github(
+    shared: State<Arc<Shared>>,
+    fuse: ConnectInfo<Fuse>,
+    request: HttpRequest,
+) -> Response {
+    serve(Vendor::Github, "/github", shared.0, fuse.0, request).await
+}
+
 async fn serve(
     vendor: Vendor,
     prefix: &str,
@@ -165,7 +176,8 @@ async fn serve(
             .unwrap_or(path)
             .to_owned(),
         query: parts.uri.query().map(str::to_owned),
-        authorization: authorization(&parts.headers),
+        authorization: header(&parts.headers, header::AUTHORIZATION.as_str()),
+        api_version: header(&parts.headers, "x-github-api-version"),
         body,
     };
     let work = tokio::spawn(async move { exchange(&shared, vendor, request).await });
@@ -179,8 +191,8 @@ async fn serve(
     }
 }
 
-fn authorization(headers: &HeaderMap) -> Option<String> {
-    let value = headers.get(header::AUTHORIZATION)?;
+fn header(headers: &HeaderMap, name: &str) -> Option<String> {
+    let value = headers.get(name)?;
     value.to_str().ok().map(str::to_owned)
 }
 
@@ -249,6 +261,7 @@ pub(super) fn carry_out(
     match vendor {
         Vendor::Hetzner => hetzner::answer(world, request, twist),
         Vendor::Tailscale => tailscale::answer(world, request, twist),
+        Vendor::Github => github::answer(world, request),
     }
 }
 
@@ -281,6 +294,7 @@ fn error(
     match vendor {
         Vendor::Hetzner => hetzner::scripted_error(world, status, code, message),
         Vendor::Tailscale => tailscale::scripted_error(status, message),
+        Vendor::Github => github::scripted_error(status, message),
     }
 }
 

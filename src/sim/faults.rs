@@ -15,6 +15,8 @@ pub enum Vendor {
     Hetzner,
     /// Tailscale.
     Tailscale,
+    /// GitHub.
+    Github,
 }
 
 /// Something that goes wrong with the requests it matches.

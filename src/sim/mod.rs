@@ -1,20 +1,21 @@
-//! Simulated Hetzner Cloud and Tailscale, behind real HTTP on loopback.
+//! Simulated Hetzner Cloud, Tailscale and GitHub, behind real HTTP on loopback.
 //!
 //! Written from the vendors' documents and checked with the vendors' own clients, so that it shares
-//! neither types nor mistakes with this product's clients. One listener serves both vendors and the
+//! neither types nor mistakes with this product's clients. One listener serves the vendors and the
 //! means to script what goes wrong:
 //!
 //! | address | what |
 //! |---|---|
 //! | `/hetzner/v1/…` | Hetzner Cloud |
 //! | `/tailscale/api/v2/…` | Tailscale |
+//! | `/github/…` | GitHub |
 //! | `/sim/…` | faults, state, history, and things that happen behind the vendors' backs |
 //!
-//! In reading order: `exchange` is the way of every request; `hetzner` and `tailscale` decide what
-//! a request does to `project` and `tailnet`; `selector` is the grammar of labels, `catalogue` what
-//! servers are made from, `cloud_init` what they do at first boot; `faults` is what can be scripted;
-//! `world` holds it all under one lock. Nothing is kept on disk, and nothing outside loopback is ever
-//! contacted.
+//! In reading order: `exchange` is the way of every request; `hetzner`, `tailscale` and `github`
+//! decide what a request does to `project`, `tailnet` and `actions`; `selector` is the grammar of
+//! labels, `catalogue` what servers are made from, `cloud_init` what they do at first boot; `faults`
+//! is what can be scripted; `world` holds it all under one lock. Nothing is kept on disk, and nothing
+//! outside loopback is ever contacted.
 //!
 //! ```no_run
 //! # use backstop::sim::{Fault, FaultKind, Sim, SimOptions, Vendor};
@@ -31,6 +32,7 @@
 //! # }
 //! ```
 
+mod actions;
 mod belongings;
 mod catalogue;
 mod clock;
@@ -39,6 +41,8 @@ mod connection;
 mod control;
 mod exchange;
 mod faults;
+mod github;
+mod github_app;
 mod hetzner;
 mod hetzner_belongings;
 mod hetzner_json;
@@ -69,8 +73,8 @@ use tokio::task::JoinHandle;
 pub use self::{
     belongings::BelongingKind,
     faults::{BrokenBody, Fault, FaultKind, Vendor},
-    options::{SimOptions, Tokens},
-    snapshot::{Belonging, Device, Effect, HistoryEntry, Key, Server, ServerStatus},
+    options::{GithubApp, SimOptions, Tokens},
+    snapshot::{Belonging, Device, Effect, HistoryEntry, Key, Server, ServerStatus, WorkflowRun},
 };
 use self::{
     connection::{Fuse, Listener},
@@ -103,6 +107,7 @@ impl Sim {
         let routes = control::routes()
             .route("/hetzner/{*rest}", any(exchange::serve_hetzner))
             .route("/tailscale/{*rest}", any(exchange::serve_tailscale))
+            .route("/github/{*rest}", any(exchange::serve_github))
             .with_state(Arc::clone(&shared));
         let accepting = tokio::spawn(accept(listener, routes, Arc::clone(&shared)));
         Ok(Sim {
@@ -138,8 +143,14 @@ impl Sim {
         self.shared.tailscale_url()
     }
 
+    /// GitHub's base address, what `GITHUB_API_URL` wants.
+    #[must_use]
+    pub fn github_url(&self) -> String {
+        self.shared.github_url()
+    }
+
     /// What to export so that backstop and the vendors' own tools talk to the simulation. The
-    /// Tailscale credential is the OAuth client; the API key works as well.
+    /// Tailscale credential is the OAuth client; the API key works as well, as does the GitHub App.
     #[must_use]
     pub fn environment(&self) -> Vec<(&'static str, String)> {
         self.shared.environment()
@@ -189,6 +200,12 @@ impl Sim {
     #[must_use]
     pub fn keys(&self) -> Vec<Key> {
         self.shared.keys()
+    }
+
+    /// All workflow runs that were dispatched, oldest first.
+    #[must_use]
+    pub fn runs(&self) -> Vec<WorkflowRun> {
+        self.shared.runs()
     }
 
     /// Every request that the vendors got, in the order in which they were carried out.
@@ -332,6 +349,8 @@ impl Drop for Sim {
 /// When the address cannot be listened on, or standard output is closed.
 pub async fn run(listen: SocketAddr, options: SimOptions) -> io::Result<()> {
     let sim = Sim::start(listen, options)?;
+    // Armed first: whoever reads the address may stop us at once.
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     {
         let mut out = io::stdout().lock();
         for (name, value) in sim.environment() {
@@ -340,7 +359,6 @@ pub async fn run(listen: SocketAddr, options: SimOptions) -> io::Result<()> {
         writeln!(out, "listening on http://{}", sim.address())?;
         out.flush()?;
     }
-    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
         interrupted = tokio::signal::ctrl_c() => interrupted?,
         _ = terminated.recv() => {}

@@ -1,6 +1,6 @@
 //! What can be chosen about the simulated vendors.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Deserialize;
 
@@ -21,6 +21,20 @@ pub struct SimOptions {
     pub oauth_token_lifetime: Duration,
     /// The tailnet's name, besides `-`.
     pub tailnet: String,
+    /// A token of a GitHub user who may start workflows in the repository.
+    pub github_token: String,
+    /// The GitHub App that is installed on the repository. `None`: none is.
+    pub github_app: Option<GithubApp>,
+    /// How long the app's installation tokens last.
+    pub github_app_token_lifetime: Duration,
+    /// The repository, `owner/name`.
+    pub github_repository: String,
+    /// File name of its workflow that can be dispatched.
+    pub github_workflow: String,
+    /// The inputs that the workflow declares.
+    pub github_inputs: BTreeSet<String>,
+    /// The repository's branches and tags.
+    pub github_refs: BTreeSet<String>,
     /// The shortest and the longest that an action takes.
     pub action_time: (Duration, Duration),
     /// How long a machine that runs takes to boot and to carry out its user data.
@@ -44,6 +58,15 @@ impl Default for SimOptions {
             oauth_tags: vec!["tag:agent".to_owned()],
             oauth_token_lifetime: Duration::from_secs(3600),
             tailnet: "example.com".to_owned(),
+            github_token: "github_pat_sim_0000000000000000".to_owned(),
+            github_app: None,
+            github_app_token_lifetime: Duration::from_secs(3600),
+            github_repository: "example/agents".to_owned(),
+            github_workflow: "provision-agent.yml".to_owned(),
+            github_inputs: ["provision_id", "agent_id", "region"]
+                .map(str::to_owned)
+                .into(),
+            github_refs: ["main".to_owned()].into(),
             action_time: (Duration::from_millis(200), Duration::from_millis(400)),
             boot_time: Duration::from_millis(500),
             rate_limit: 3600,
@@ -51,6 +74,15 @@ impl Default for SimOptions {
             server_limit: usize::MAX,
         }
     }
+}
+
+/// A GitHub App that is installed on the repository and may start its workflows.
+#[derive(Clone, Debug)]
+pub struct GithubApp {
+    /// What the app calls itself in its JSON web tokens: its app id or its client id.
+    pub id: String,
+    /// The public half of its key, as PEM.
+    pub public_key: String,
 }
 
 /// Tokens to make valid; what is `None` stays as it is.
@@ -65,4 +97,6 @@ pub struct Tokens {
     pub oauth_client_id: Option<String>,
     /// Secret of the tailnet's OAuth client.
     pub oauth_client_secret: Option<String>,
+    /// The token of a GitHub user.
+    pub github_token: Option<String>,
 }

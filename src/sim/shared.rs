@@ -14,7 +14,7 @@ use super::{
     SimOptions, Tokens,
     belongings::BelongingKind,
     clock, hetzner_belongings, hetzner_servers,
-    snapshot::{Belonging, Device, Key, Server},
+    snapshot::{Belonging, Device, Key, Server, WorkflowRun},
     tailnet::{self, NewKey},
     world::{Event, World},
 };
@@ -54,6 +54,10 @@ impl Shared {
         format!("http://{}/tailscale", self.address)
     }
 
+    pub(super) fn github_url(&self) -> String {
+        format!("http://{}/github", self.address)
+    }
+
     pub(super) fn environment(&self) -> Vec<(&'static str, String)> {
         let options = self.world().options.clone();
         vec![
@@ -63,6 +67,9 @@ impl Shared {
             ("TAILSCALE_OAUTH_CLIENT_SECRET", options.oauth_client_secret),
             ("TAILSCALE_TAILNET", "-".to_owned()),
             ("TAILSCALE_BASE_URL", self.tailscale_url()),
+            ("GITHUB_TOKEN", options.github_token),
+            ("GITHUB_API_URL", self.github_url()),
+            ("BACKSTOP_GITHUB_REPOSITORY", options.github_repository),
             ("BACKSTOP_SIM_URL", format!("http://{}", self.address)),
         ]
     }
@@ -77,6 +84,10 @@ impl Shared {
 
     pub(super) fn keys(&self) -> Vec<Key> {
         self.world().tailnet.snapshot_keys(clock::now())
+    }
+
+    pub(super) fn runs(&self) -> Vec<WorkflowRun> {
+        self.world().actions.snapshot()
     }
 
     pub(super) fn add_server(&self, name: &str, labels: Labels) -> u64 {
@@ -164,6 +175,7 @@ impl Shared {
         let options = &mut world.options;
         replace(&mut options.hcloud_token, tokens.hcloud_token);
         replace(&mut options.tailscale_api_key, tokens.tailscale_api_key);
+        replace(&mut options.github_token, tokens.github_token);
         let other_id = replace(&mut options.oauth_client_id, tokens.oauth_client_id);
         let other_secret = replace(&mut options.oauth_client_secret, tokens.oauth_client_secret);
         if other_id || other_secret {

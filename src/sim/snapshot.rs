@@ -120,6 +120,19 @@ pub struct Belonging {
     pub server: Option<u64>,
 }
 
+/// A workflow run that was dispatched.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct WorkflowRun {
+    /// The run's id.
+    pub id: u64,
+    /// The branch or tag that it runs at.
+    pub git_ref: String,
+    /// The inputs as they were given.
+    pub inputs: BTreeMap<String, String>,
+    /// When it was dispatched.
+    pub created: DateTime<Utc>,
+}
+
 /// One request that a vendor got, or one that took effect later than it was answered.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct HistoryEntry {
@@ -215,6 +228,13 @@ pub enum Effect {
         /// Its description.
         description: String,
     },
-    /// A token was handed out to the OAuth client.
+    /// A token was handed out to the OAuth client or the GitHub App.
     TokenIssued,
+    /// A workflow run was dispatched.
+    RunDispatched {
+        /// Its id.
+        id: u64,
+        /// Its inputs.
+        inputs: BTreeMap<String, String>,
+    },
 }

@@ -8,7 +8,9 @@ use std::{collections::BTreeMap, time::Duration};
 use chrono::{DateTime, Utc};
 
 use super::{
-    SimOptions, clock,
+    SimOptions,
+    actions::Actions,
+    clock,
     cloud_init::Enrolment,
     exchange::{self, Request, Twist},
     faults::{FaultBook, Vendor},
@@ -25,6 +27,7 @@ pub(super) struct World {
     pub(super) options: SimOptions,
     pub(super) project: Project,
     pub(super) tailnet: Tailnet,
+    pub(super) actions: Actions,
     pub(super) rate: RateBucket,
     pub(super) faults: FaultBook,
     history: Vec<HistoryEntry>,
@@ -53,6 +56,7 @@ impl World {
         World {
             project: Project::new(options.action_time),
             tailnet: Tailnet::default(),
+            actions: Actions::default(),
             rate: RateBucket::full(
                 options.rate_limit,
                 options.rate_refill_per_second,

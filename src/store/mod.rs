@@ -2,7 +2,10 @@
 //!
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
+//! - [`dispatches`]: claims workflows that are to be dispatched, and keeps how that went.
+//! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
+//! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
@@ -10,14 +13,20 @@
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
 pub mod changes;
+pub mod dispatches;
+pub mod hearing;
+pub mod hold;
 pub mod ledger;
+pub mod overdue;
 pub mod provisions;
 mod rows;
+pub mod running;
 pub mod sweeps;
 pub mod views;
 
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::postgres::types::PgInterval;
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use uuid::Uuid;
@@ -84,14 +93,18 @@ impl From<sqlx::Error> for StoreError {
 /// The migrations, in the order of their numbers.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
+/// How long a connection is waited for, a new one or one that others have.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Opens a pool of at most `connections`.
 ///
 /// # Errors
 /// [`StoreError::Away`] if the first connection cannot be made.
 pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<PgPool, StoreError> {
-    PgPoolOptions::new()
+    let options = options.application_name("backstop");
+    let opened = PgPoolOptions::new()
         .max_connections(connections)
-        .acquire_timeout(Duration::from_secs(5))
+        .acquire_timeout(CONNECT_PATIENCE)
         // A `begin` that is dropped after it was sent (its caller hung up, or crashed) leaves its
         // transaction open, and sqlx 0.9 does not know of it: whoever got the connection next would
         // have written into it and been told that it is done. `begin` first, because a `rollback`
@@ -102,9 +115,19 @@ pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<PgPo
                 Ok(true)
             })
         })
-        .connect_with(options.application_name("backstop"))
-        .await
-        .map_err(StoreError::Away)
+        .connect_with(options.clone())
+        .await;
+    match opened {
+        Ok(pool) => Ok(pool),
+        // It tried again and again; what it met each time only a connection of its own tells.
+        Err(sqlx::Error::PoolTimedOut) => Err(StoreError::Away(
+            match tokio::time::timeout(CONNECT_PATIENCE, options.connect()).await {
+                Ok(Err(cause)) => cause,
+                Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
+            },
+        )),
+        Err(cause) => Err(StoreError::Away(cause)),
+    }
 }
 
 /// Applies the migrations that are missing. Safe to run from several processes at once.

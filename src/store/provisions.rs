@@ -14,6 +14,7 @@ use super::rows::{AttemptRow, ProvisionRow};
 use crate::domain::callback::{Callback, Snapshot};
 use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::provision::{Attempt, Change, Provision};
+use crate::domain::step::Resource;
 
 /// Reads all that decides what becomes of a callback.
 ///
@@ -153,7 +154,7 @@ pub async fn owns_an_attempt(
     .await?)
 }
 
-fn provision(
+pub(super) fn provision(
     row: Option<Json<ProvisionRow>>,
     current: Option<Json<AttemptRow>>,
 ) -> Result<Option<Provision>, StoreError> {
@@ -181,8 +182,10 @@ pub enum Written {
 
 /// Writes a change: the provision if its version is unmoved, its attempts, the history, and the
 /// steps that undo what is over. Steps that are there already stay as they are, but whoever is
-/// looking for things of an attempt that was just heard has to look again, also at ids it names that
-/// had counted as something else's or as gone without us. What we deleted cannot come back.
+/// looking for things of an attempt that was just heard has to look again, also for kinds that it
+/// had not begun to create before, and at ids it names that had counted as something else's or as
+/// gone without us. What we deleted cannot come back. A workflow that is to be dispatched goes into
+/// the outbox.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written; then nothing was.
@@ -194,6 +197,12 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
         .iter()
         .chain([&provision.attempt])
         .map(|attempt| AttemptRow::new(provision.id, attempt))
+        .collect();
+    let heard = change.heard_over.as_ref();
+    let may_exist_after_all: Vec<String> = heard
+        .iter()
+        .flat_map(|heard| &heard.may_exist_after_all)
+        .map(Resource::to_string)
         .collect();
     let written = sqlx::query_scalar!(
         r#"
@@ -249,30 +258,39 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
             from moved,
                  jsonb_to_recordset($13) as s (attempt integer, resource text, vendor_id text)
             on conflict do nothing
-        ), searches_woken as (
+        ), woken as (
             update steps s
             set state = case s.state when 'leased' then 'leased' else 'due' end,
-                next_at = case s.state when 'leased' then s.next_at else backstop_now() end,
+                next_at = case s.state when 'waiting' then backstop_now() else s.next_at end,
                 fence = s.fence + 1,
                 moved_from = s.state,
                 moved_by = 'retry_asked'
             from moved
             where s.provision_id = moved.id
               and s.attempt = $14
-              and s.searches
-              and s.state in ('waiting', 'leased')
-        ), hints_looked_at_again as (
+              and s.settled_at is null
+              and (s.searches or (s.state = 'leased' and exists (
+                      select from jsonb_to_recordset($15) as h (resource text, vendor_id text)
+                      where h.resource = s.resource and h.vendor_id = s.vendor_id
+                  )))
+        ), looked_at_again as (
             update steps s
             set state = 'due', moved_from = s.state, moved_by = 'seen_again', fence = s.fence + 1,
                 next_at = backstop_now(), unsettled_since = backstop_now(), settled_at = null,
                 proof = null
-            from moved, jsonb_to_recordset($15) as h (resource text, vendor_id text)
+            from moved
             where s.provision_id = moved.id
               and s.attempt = $14
-              and not s.searches
-              and s.resource = h.resource
-              and s.vendor_id = h.vendor_id
-              and (s.state = 'refused' or s.proof = 'already_gone')
+              and case
+                  when s.searches then s.state = 'gone' and s.resource = any($16)
+                  else (s.state = 'refused' or s.proof = 'already_gone') and exists (
+                      select from jsonb_to_recordset($15) as h (resource text, vendor_id text)
+                      where h.resource = s.resource and h.vendor_id = s.vendor_id
+                  )
+              end
+        ), dispatch_written as (
+            insert into dispatches (provision_id, state, next_at)
+            select moved.id, 'due', backstop_now() from moved where $17
         )
         select count(*) as "written!" from moved
         "#,
@@ -289,16 +307,10 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
         json!(attempts),
         json!(change.events),
         json!(change.steps),
-        change
-            .heard_over
-            .as_ref()
-            .map(|heard| heard.attempt.as_i32()),
-        json!(
-            change
-                .heard_over
-                .as_ref()
-                .map_or(&[][..], |heard| &heard.named)
-        ),
+        heard.map(|heard| heard.attempt.as_i32()),
+        json!(heard.map_or(&[][..], |heard| &heard.named)),
+        &may_exist_after_all,
+        change.dispatch,
     )
     .fetch_one(db)
     .await?;

@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::StoreError;
 use crate::domain::fields::{Hint, VendorId};
+use crate::domain::hearing::{Fingerprint, Hearing, Hold};
 use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::provision::{Attempt, Provision, Rollback};
 use crate::domain::step::Resource;
@@ -24,6 +25,7 @@ pub(super) struct ProvisionRow {
     pub status: String,
     pub created_at: DateTime<Utc>,
     pub updated_at: DateTime<Utc>,
+    pub disowned_at: Option<DateTime<Utc>>,
 }
 
 /// A row of `attempts`.
@@ -51,6 +53,20 @@ pub(super) struct AttemptRow {
     pub finished_at: Option<DateTime<Utc>>,
     pub reason: Option<String>,
     pub rollback_started_at: Option<DateTime<Utc>>,
+}
+
+/// The row of `hearing`.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct HearingRow {
+    pub since: Option<DateTime<Utc>>,
+    pub last_pulse_at: Option<DateTime<Utc>>,
+    pub pulses: i64,
+    pub system_identifier: Option<i64>,
+    pub database_oid: Option<i64>,
+    pub table_oid: Option<i64>,
+    pub public_url: Option<String>,
+    pub held_since: Option<DateTime<Utc>>,
+    pub held_because: Option<String>,
 }
 
 /// A row of `steps`, as far as it is shown.
@@ -129,6 +145,7 @@ impl ProvisionRow {
             status: place.parse("status", &self.status)?,
             created_at: self.created_at,
             updated_at: self.updated_at,
+            disowned_at: self.disowned_at,
             attempt,
         })
     }
@@ -208,6 +225,36 @@ impl AttemptRow {
             deadline_at: self.deadline_at,
             finished_at: self.finished_at,
             rollback,
+        })
+    }
+}
+
+impl HearingRow {
+    pub(super) fn parse(self) -> Result<Hearing, StoreError> {
+        let place = Place {
+            table: "hearing",
+            id: "1".to_owned(),
+        };
+        let fingerprint = self.database_oid.zip(self.table_oid);
+        let hold = match (self.held_since, &self.held_because) {
+            (Some(since), Some(reason)) => Some(Hold {
+                since,
+                reason: place.parse("held_because", reason)?,
+            }),
+            (None, None) => None,
+            _ => return Err(place.corrupt("held_since", "is set without held_because")),
+        };
+        Ok(Hearing {
+            since: self.since,
+            last_pulse_at: self.last_pulse_at,
+            pulses: self.pulses,
+            fingerprint: fingerprint.map(|(database_oid, table_oid)| Fingerprint {
+                system_identifier: self.system_identifier,
+                database_oid,
+                table_oid,
+            }),
+            public_url: self.public_url,
+            hold,
         })
     }
 }

@@ -30,7 +30,8 @@ pub struct ProvisionView {
     pub status: Status,
     /// Number of the current attempt; 0 before any run took it.
     pub attempt: i32,
-    /// The run that owns the current attempt.
+    /// The run that owns the current attempt; before any run took it, the one that was dispatched
+    /// for it.
     pub run_id: Option<i64>,
     /// Which re-run of it.
     pub run_attempt: Option<i32>,
@@ -44,7 +45,7 @@ pub struct ProvisionView {
     pub server_ip: Option<String>,
     /// As reported.
     pub tailscale_ip: Option<String>,
-    /// What went wrong, in the workflow's words.
+    /// What went wrong, in the workflow's words; if it could not be dispatched, in GitHub's.
     pub error: Option<String>,
     /// Which of the workflow's steps failed.
     pub failed_step: Option<String>,
@@ -165,6 +166,7 @@ struct Record {
     current: Json<AttemptRow>,
     over: Option<Json<Vec<AttemptRow>>>,
     steps: Option<Json<Vec<StepRow>>>,
+    dispatched_run_id: Option<i64>,
 }
 
 /// A provision with the rollbacks of all its attempts. `None` for an id that was never seen.
@@ -207,7 +209,7 @@ async fn record(db: &mut PgConnection, id: ProvisionId) -> Result<Option<Record>
                created_at as "created_at!", updated_at as "updated_at!",
                current as "current!: Json<AttemptRow>",
                over as "over: Json<Vec<AttemptRow>>",
-               steps as "steps: Json<Vec<StepRow>>"
+               steps as "steps: Json<Vec<StepRow>>", dispatched_run_id
         from provision_records
         where id = $1
         "#,
@@ -235,7 +237,7 @@ pub async fn provisions(
                created_at as "created_at!", updated_at as "updated_at!",
                current as "current!: Json<AttemptRow>",
                over as "over: Json<Vec<AttemptRow>>",
-               steps as "steps: Json<Vec<StepRow>>"
+               steps as "steps: Json<Vec<StepRow>>", dispatched_run_id
         from provision_records r
         where ($1::text is null or status = $1)
           and ($2::text is null or agent_id = $2)
@@ -310,7 +312,8 @@ impl Record {
             region: self.region,
             status,
             attempt: current.number,
-            run_id: current.run_id,
+            // Only attempt 0 has no run of its own.
+            run_id: current.run_id.or(self.dispatched_run_id),
             run_attempt: current.run_attempt,
             step: current.step,
             server_name: (attempt != AttemptNumber::UNTAKEN)

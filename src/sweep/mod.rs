@@ -169,7 +169,8 @@ async fn conclude(
 
 impl Vendors {
     /// The kinds of thing that this installation can delete.
-    fn managed(&self) -> &'static [Resource] {
+    #[must_use]
+    pub fn managed(&self) -> &'static [Resource] {
         match self.tailscale {
             Some(_) => &Resource::ALL,
             None => &[Resource::Server],

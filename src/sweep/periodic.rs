@@ -57,9 +57,11 @@ impl Sweeper {
         }
     }
 
-    /// Sweeps until stopped.
-    pub async fn run(self) {
+    /// Sweeps once `begun` is cancelled, until stopped: by then it is known whether this database is
+    /// held.
+    pub async fn run(self, begun: CancellationToken) {
         let stop = self.stop.clone();
+        stop.run_until_cancelled(begun.cancelled()).await;
         while !stop.is_cancelled() {
             let pause = match self.sweep_if_due().await {
                 Ok(pause) => pause.min(LOOK_EVERY),

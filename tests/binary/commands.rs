@@ -113,6 +113,47 @@ async fn until(pool: &PgPool, count: &'static str, is: i64) {
     }
 }
 
+const SENT: &str = "select count(*) from dispatches where state = 'sent'";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn serve_dispatches_with_what_sim_exports_and_not_without_a_credential() {
+    let sim = sim();
+    for (token, repository, dispatches) in [
+        (true, "example/agents", true),
+        // A repository alone is whose workflows may call us.
+        (false, "example/agents", false),
+        (false, "1296269", false),
+        (false, "", false),
+    ] {
+        let url = database_url().await;
+        let mut environment = settings(&sim);
+        environment.extend(at(&url));
+        environment.push((
+            "BACKSTOP_GITHUB_REPOSITORY".to_owned(),
+            repository.to_owned(),
+        ));
+        if !token {
+            environment.push(("GITHUB_TOKEN".to_owned(), String::new()));
+        }
+        let before = sim.runs().len();
+        let server = Server::start(&["serve"], &environment).await;
+        let (_urls, seen) = watch::channel(vec![server.url.clone()]);
+        let id = Client::new(seen).ask_for_one().await.unwrap();
+        let pool = PgPool::connect(&url).await.unwrap();
+        until(&pool, SENT, i64::from(dispatches)).await;
+        until(
+            &pool,
+            "select count(*) from dispatches",
+            i64::from(dispatches),
+        )
+        .await;
+        let runs = sim.runs().split_off(before);
+        let of: Vec<&String> = runs.iter().map(|run| &run.inputs["provision_id"]).collect();
+        assert_eq!(of.len(), usize::from(dispatches));
+        assert!(of.iter().all(|it| **it == id.to_string()), "{of:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sim_prints_what_to_export() {
     let server = Server::start(&["sim", "--listen", "127.0.0.1:0"], &[]).await;
@@ -123,6 +164,9 @@ async fn sim_prints_what_to_export() {
         "TAILSCALE_OAUTH_CLIENT_SECRET",
         "TAILSCALE_TAILNET",
         "TAILSCALE_BASE_URL",
+        "GITHUB_TOKEN",
+        "GITHUB_API_URL",
+        "BACKSTOP_GITHUB_REPOSITORY",
     ] {
         let start = format!("export {name}=");
         let said = server.printed.iter().find(|line| line.starts_with(&start));
@@ -149,6 +193,7 @@ async fn no_secret_is_logged_even_when_everything_is() {
     let (_urls, seen) = watch::channel(vec![server.url.clone()]);
     let client = Client::new(seen);
     let book = Arc::new(Book::default());
+    assert!(client.ask_for_one().await.is_some());
     // A wrong token makes errors, and a renewed one.
     sim.fault(backstop::sim::Fault::on(
         backstop::sim::Vendor::Tailscale,
@@ -159,6 +204,7 @@ async fn no_secret_is_logged_even_when_everything_is() {
     fail_many(&client, &sim, &book, 3, 3).await;
     let pool = PgPool::connect(&url).await.unwrap();
     settle_all(&pool).await;
+    until(&pool, SENT, 1).await;
     let log = server.log();
     assert!(log.contains("TRACE"), "no trace was logged");
     let options = sim.options();
@@ -170,6 +216,7 @@ async fn no_secret_is_logged_even_when_everything_is() {
         password,
         options.hcloud_token.as_str(),
         options.oauth_client_secret.as_str(),
+        options.github_token.as_str(),
     ] {
         assert!(!log.contains(secret), "the log shows {secret}");
     }

@@ -10,6 +10,7 @@ mod log;
 mod child;
 mod commands;
 mod kills;
+mod restored;
 mod settings;
 mod sweep;
 mod workflows;

@@ -52,7 +52,54 @@ const CASES: &[Case] = &[
         ],
         "TAILSCALE_OAUTH_CLIENT_ID",
     ),
+    (
+        &[("BACKSTOP_GITHUB_REPOSITORY", None)],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_REPOSITORY", Some(""))],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        // Known by its number only, it cannot be dispatched.
+        &[("BACKSTOP_GITHUB_REPOSITORY", Some("1296269"))],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        &[("GITHUB_TOKEN", None), ("GITHUB_APP_ID", Some("314159"))],
+        "GITHUB_APP_PRIVATE_KEY",
+    ),
+    (
+        &[
+            ("GITHUB_TOKEN", None),
+            ("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE)),
+        ],
+        "GITHUB_APP_ID",
+    ),
+    (
+        &[("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE))],
+        "GITHUB_APP_ID",
+    ),
+    (
+        &[
+            ("GITHUB_APP_ID", Some("314159")),
+            ("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE)),
+        ],
+        "GITHUB_TOKEN",
+    ),
     // secrets that cannot be
+    (
+        &[("GITHUB_TOKEN", Some("very-secret-value two"))],
+        "GITHUB_TOKEN",
+    ),
+    (
+        &[
+            ("GITHUB_TOKEN", None),
+            ("GITHUB_APP_ID", Some("314159")),
+            ("GITHUB_APP_PRIVATE_KEY", Some(SECRET_VALUE)),
+        ],
+        "GITHUB_APP_PRIVATE_KEY",
+    ),
     (
         &[("HCLOUD_TOKEN", Some("very-secret-value two"))],
         "HCLOUD_TOKEN",
@@ -111,8 +158,44 @@ const CASES: &[Case] = &[
         "BACKSTOP_TAILSCALE_TAG",
     ),
     (
+        &[("GITHUB_API_URL", Some("ftp://example"))],
+        "GITHUB_API_URL",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_REPOSITORY", Some("agents"))],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        // Also where nothing is dispatched.
+        &[
+            ("GITHUB_TOKEN", Some("")),
+            ("BACKSTOP_GITHUB_REPOSITORY", Some("a/b/c")),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_WORKFLOW", Some(".github/workflows/a.yml"))],
+        "BACKSTOP_GITHUB_WORKFLOW",
+    ),
+    (&[("BACKSTOP_GITHUB_REF", Some(""))], "BACKSTOP_GITHUB_REF"),
+    (
         &[("BACKSTOP_PROVISION_TIMEOUT", Some("soon"))],
         "BACKSTOP_PROVISION_TIMEOUT",
+    ),
+    (
+        &[("BACKSTOP_HEARTBEAT_TIMEOUT", Some("never"))],
+        "BACKSTOP_HEARTBEAT_TIMEOUT",
+    ),
+    (
+        &[("BACKSTOP_PUBLIC_URL", Some("backstop.example.com"))],
+        "BACKSTOP_PUBLIC_URL",
+    ),
+    (
+        &[(
+            "BACKSTOP_PUBLIC_URL",
+            Some("https://me:very-secret-value@backstop.example.com"),
+        )],
+        "BACKSTOP_PUBLIC_URL",
     ),
     (
         &[("BACKSTOP_PROVISION_TIMEOUT", Some("30"))],
@@ -198,6 +281,7 @@ async fn what_cannot_be_used_ends_serve_with_an_error_that_names_the_variable_an
         }
         if ended.stderr.contains("very-secret")
             || ended.stderr.contains(&sim.options().hcloud_token)
+            || ended.stderr.contains(&sim.options().github_token)
         {
             problems.push(format!("a secret is shown by {case}"));
         }
@@ -218,4 +302,21 @@ async fn an_address_that_is_taken_is_named() {
     let ended = run(command(&["serve"], &environment)).await;
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("BACKSTOP_LISTEN"), "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn why_the_database_cannot_be_reached_is_said_once_and_in_one_sentence() {
+    let elsewhere = database_url().await.replace("/test_", "/not_test_");
+    for (url, cause) in [
+        ("postgres://me@127.0.0.1:1/x", "Connection refused"),
+        (elsewhere.as_str(), "does not exist"),
+    ] {
+        let environment = vec![("DATABASE_URL".to_owned(), url.to_owned())];
+        let ended = run(command(&["migrate"], &environment)).await;
+        assert_eq!(ended.code, Some(1));
+        let said = ended.stderr.trim_end();
+        assert_eq!(said.matches(cause).count(), 1, "{said}");
+        assert_eq!(said.lines().count(), 1, "{said}");
+        assert!(said.starts_with("backstop: DATABASE_URL"), "{said}");
+    }
 }

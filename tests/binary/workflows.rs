@@ -69,6 +69,15 @@ impl Client {
         }
     }
 
+    /// Asks for a provision; its id.
+    pub async fn ask_for_one(&self) -> Option<Uuid> {
+        let request = self.http.post(self.url()? + "/v1/provisions");
+        let request = request.json(&json!({"agent_id": "web-1"}));
+        let response = request.bearer_auth(OPERATOR).send().await.ok()?;
+        let body: Value = response.error_for_status().ok()?.json().await.ok()?;
+        body["id"].as_str()?.parse().ok()
+    }
+
     pub async fn provision(&self, id: Uuid) -> Option<Value> {
         let request = self.http.get(format!("{}/v1/provisions/{id}", self.url()?));
         let response = request.bearer_auth(OPERATOR).send().await.ok()?;

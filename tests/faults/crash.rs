@@ -1,10 +1,10 @@
-//! Crashes where they are wanted: a panic kills a batch's task, as a crash kills the process. Its
-//! steps stay leased.
+//! Crashes where they are wanted: a panic kills a task, as a crash kills the process. What it had
+//! claimed stays leased.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Where the worker can crash.
+/// Where the rollback's worker can crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CrashPoint {
     /// Steps are claimed, no vendor was called.
@@ -27,6 +27,11 @@ impl CrashPoint {
     }
 }
 
+/// A dispatch is claimed, GitHub was not called.
+pub const DISPATCH_CLAIMED: &str = "dispatch_claimed";
+/// GitHub has answered; nothing of it is written down.
+pub const DISPATCH_ANSWERED: &str = "dispatch_answered";
+
 /// Held by each test of this target for as long as it runs.
 pub static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
@@ -40,10 +45,10 @@ static ARMED: Mutex<Armed> = Mutex::new(Armed { left: 0 });
 static CRASHES: AtomicU32 = AtomicU32::new(0);
 
 /// Crashes once, when the point is passed for the `nth` time, counted from 1.
-pub fn arm(point: CrashPoint, nth: u32) {
+pub fn arm(point: &str, nth: u32) {
     ARMED.lock().unwrap().left = nth;
     CRASHES.store(0, Ordering::Release);
-    fail::cfg_callback(point.name(), || {
+    fail::cfg_callback(point, || {
         let mut armed = ARMED.lock().unwrap();
         let now = armed.left == 1;
         armed.left = armed.left.saturating_sub(1);
@@ -59,8 +64,12 @@ pub fn arm(point: CrashPoint, nth: u32) {
 
 /// Crashes no more.
 pub fn disarm() {
-    for point in CrashPoint::ALL {
-        fail::remove(point.name());
+    let points = CrashPoint::ALL.map(CrashPoint::name);
+    for point in points
+        .into_iter()
+        .chain([DISPATCH_CLAIMED, DISPATCH_ANSWERED])
+    {
+        fail::remove(point);
     }
 }
 

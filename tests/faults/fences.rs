@@ -11,7 +11,7 @@ use crate::log;
 
 const RUN: Run = Run(100, 1);
 
-async fn wait_for(what: &str, is: impl Fn() -> bool) {
+pub async fn wait_for(what: &str, is: impl Fn() -> bool) {
     let deadline = tokio::time::Instant::now() + crate::harness::PATIENCE;
     while !is() {
         assert!(
@@ -45,11 +45,14 @@ impl Held {
             if flag.swap(true, std::sync::atomic::Ordering::AcqRel) {
                 return;
             }
-            let (free, changed) = &*gate;
-            let mut free = free.lock().unwrap();
-            while !*free {
-                free = changed.wait(free).unwrap();
-            }
+            // This thread may be the one that waits for sockets and timers for all of them.
+            tokio::task::block_in_place(|| {
+                let (free, changed) = &*gate;
+                let mut free = free.lock().unwrap();
+                while !*free {
+                    free = changed.wait(free).unwrap();
+                }
+            });
         })
         .unwrap();
         Self { release, holding }
@@ -175,7 +178,7 @@ async fn a_key_whose_worker_crashed_holds_up_the_server_no_longer_than_its_lease
     let service = Service::start().await;
     let id = Uuid::new_v4();
     let made = service.make_all(&service.started(id, RUN).await);
-    crate::crash::arm(crate::crash::CrashPoint::Claimed, 1);
+    crate::crash::arm(crate::crash::CrashPoint::Claimed.name(), 1);
     service.callback("failure", id, RUN, made.ids()).await;
     wait_for("the crash", || crate::crash::count() == 1).await;
     assert_eq!(service.sim.servers().len(), 1);

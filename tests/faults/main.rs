@@ -11,5 +11,6 @@ mod log;
 
 mod catalogue;
 mod crash;
+mod dispatch;
 mod fences;
 mod table;

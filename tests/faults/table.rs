@@ -178,7 +178,7 @@ impl Line {
         service.sim.clear_history();
         self.wrong.script(&service.sim, self.kind, &made);
         if let Some(point) = self.crash {
-            crash::arm(point, self.nth(point));
+            crash::arm(point.name(), self.nth(point));
         }
         let more = if self.ids { made.ids() } else { json!({}) };
         let answer = service.callback("failure", id, run, more.clone()).await;

@@ -12,6 +12,8 @@
     clippy::unwrap_used
 )]
 
+pub mod app_key;
+
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -19,16 +21,19 @@ use backstop::app::App;
 use backstop::config::{Config, Database};
 use backstop::domain::backoff::Backoff;
 use backstop::domain::orphans::Mandate;
+use backstop::domain::overdue::Patience;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
+use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{Hetzner, Tailscale, loopback_client};
+use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
 use backstop::store::sweeps::{self, Findings, Sweep};
 use backstop::sweep::{Vendors, periodic};
+use backstop::watch;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
@@ -111,6 +116,8 @@ async fn create_database(how: &str) -> PgConnectOptions {
 #[derive(Clone)]
 pub struct Options {
     pub tailscale: bool,
+    /// How long GitHub may take; `None`: it is not configured.
+    pub github: Option<Timeouts>,
     pub sim: SimOptions,
     pub late_arrival_window: Duration,
     pub retry: Backoff,
@@ -118,12 +125,15 @@ pub struct Options {
     pub provision_timeout: Duration,
     pub sweep_interval: Duration,
     pub sweep_mandate: Mandate,
+    pub heartbeat_timeout: Duration,
+    pub public_url: Option<String>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             tailscale: true,
+            github: None,
             sim: SimOptions {
                 action_time: (Duration::from_millis(5), Duration::from_millis(20)),
                 ..SimOptions::default()
@@ -138,6 +148,8 @@ impl Default for Options {
             // Tests of other things move time, and count what is asked of the vendors.
             sweep_interval: Duration::from_secs(10 * 365 * 24 * 60 * 60),
             sweep_mandate: Mandate::Reopen,
+            heartbeat_timeout: Duration::from_secs(300),
+            public_url: None,
         }
     }
 }
@@ -186,6 +198,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             let client = Tailscale::new(&sim.tailscale_url(), "-", credential).unwrap();
             (client, TAG.to_owned())
         }),
+        github: options.github.map(|timeouts| github(sim, timeouts)),
         proof: ProofOfCaller::by_signature(&[
             SecretString::from(SECRET),
             SecretString::from(OLDER_SECRET),
@@ -205,7 +218,37 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             every: options.sweep_interval,
             mandate: options.sweep_mandate,
         },
+        watch: watch::Settings {
+            patience: Patience {
+                heartbeat_timeout: options.heartbeat_timeout,
+                provision_timeout: options.provision_timeout,
+            },
+            public_url: options.public_url.clone(),
+            // Of real time, which is not moved.
+            pulse_every: Duration::from_millis(50),
+        },
     }
+}
+
+/// By the simulation's app if it has one, which then has the process's key.
+fn github(sim: &Sim, timeouts: Timeouts) -> GitHub {
+    let vendors = sim.options();
+    let credential = match vendors.github_app {
+        Some(app) => GitHubCredential::App {
+            id: app.id,
+            private_key: app_key::APP_KEY.private.clone().into(),
+        },
+        None => GitHubCredential::Token(vendors.github_token.into()),
+    };
+    let workflow = Workflow {
+        repository: Repository::parse(&vendors.github_repository).unwrap(),
+        file: vendors.github_workflow,
+        git_ref: "main".to_owned(),
+    };
+    GitHub::new(&sim.github_url(), workflow, &credential)
+        .unwrap()
+        .with_timeouts(timeouts)
+        .unwrap()
 }
 
 impl Service {
@@ -215,14 +258,30 @@ impl Service {
     }
 
     pub async fn start_with(options: Options) -> Self {
-        Self::start_on(database().await, options).await
+        Self::start_changed(options, |_| {}).await
     }
 
-    pub async fn start_on(database: PgConnectOptions, options: Options) -> Self {
+    /// With a configuration that no option gives.
+    pub async fn start_changed(options: Options, change: impl FnOnce(&mut Config)) -> Self {
+        let database = database().await;
         let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
-        let app = App::start(config(&options, &database, &sim), Durability::Disposable)
-            .await
-            .unwrap();
+        Self::start_as(database, sim, options, change).await
+    }
+
+    /// On a database that is there, with vendors that are there.
+    pub async fn start_on(database: PgConnectOptions, sim: Sim, options: Options) -> Self {
+        Self::start_as(database, sim, options, |_| {}).await
+    }
+
+    async fn start_as(
+        database: PgConnectOptions,
+        sim: Sim,
+        options: Options,
+        change: impl FnOnce(&mut Config),
+    ) -> Self {
+        let mut config = config(&options, &database, &sim);
+        change(&mut config);
+        let app = App::start(config, Durability::Disposable).await.unwrap();
         Self {
             pool: app.pool().clone(),
             app,
@@ -387,32 +446,46 @@ impl Service {
         }
     }
 
-    /// Moves the database's time, and tells the workers to look.
+    /// Moves the database's time, and tells the workers to look. Nobody could have been heard
+    /// meanwhile.
     pub async fn advance(&self, by: Duration) {
-        sqlx::query(
-            "update controller set clock_offset = clock_offset + make_interval(secs => $1)",
-        )
-        .bind(by.as_secs_f64())
-        .execute(&self.pool)
-        .await
-        .unwrap();
-        sqlx::query("select pg_notify('backstop_ledger', $1)")
-            .bind(Uuid::nil().to_string())
-            .execute(&self.pool)
+        advance(&self.pool, by).await;
+        look(&self.pool).await;
+    }
+
+    /// Lets time pass in which callbacks can be heard.
+    pub async fn pass(&self, by: Duration) {
+        let mut transaction = self.pool.begin().await.unwrap();
+        // Before the clock: a pulse that waits for the row goes on with the new time.
+        sqlx::query("update hearing set last_pulse_at = last_pulse_at + make_interval(secs => $1)")
+            .bind(by.as_secs_f64())
+            .execute(&mut *transaction)
             .await
             .unwrap();
+        sqlx::query(MOVE_CLOCK)
+            .bind(by.as_secs_f64())
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        transaction.commit().await.unwrap();
+        look(&self.pool).await;
+    }
+
+    /// Stops the service; its database and vendors stay.
+    pub async fn stop(self) -> Stopped {
+        self.app.stop().await.unwrap();
+        let pool = store::connect(self.database.clone(), 2).await.unwrap();
+        Stopped {
+            sim: self.sim,
+            pool,
+            database: self.database,
+            options: self.options,
+        }
     }
 
     /// The vendors, as a sweep of another process reaches them.
     pub async fn vendors(&self) -> Vendors {
-        let config = config(&self.options, &self.database, &self.sim);
-        Vendors {
-            hetzner: Arc::new(config.hetzner),
-            tailscale: config
-                .tailscale
-                .map(|(client, tag)| (Arc::new(client), tag)),
-            controller: store::controller_id(&self.pool).await.unwrap(),
-        }
+        vendors(&self.options, &self.database, &self.sim).await
     }
 
     /// A whole sweep, as `backstop sweep` makes it; then the workers look.
@@ -461,6 +534,60 @@ impl Service {
             )
             .collect()
     }
+}
+
+/// The vendors, as a sweep for this database reaches them.
+pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Vendors {
+    let config = config(options, database, sim);
+    let pool = store::connect(database.clone(), 1).await.unwrap();
+    let controller = store::controller_id(&pool).await.unwrap();
+    pool.close().await;
+    Vendors {
+        hetzner: Arc::new(config.hetzner),
+        tailscale: config
+            .tailscale
+            .map(|(client, tag)| (Arc::new(client), tag)),
+        controller,
+    }
+}
+
+/// A service that was stopped.
+pub struct Stopped {
+    pub sim: Sim,
+    pub pool: PgPool,
+    pub database: PgConnectOptions,
+    pub options: Options,
+}
+
+impl Stopped {
+    /// Moves the database's time.
+    pub async fn advance(&self, by: Duration) {
+        advance(&self.pool, by).await;
+    }
+
+    pub async fn start(self) -> Service {
+        Service::start_on(self.database, self.sim, self.options).await
+    }
+}
+
+const MOVE_CLOCK: &str =
+    "update controller set clock_offset = clock_offset + make_interval(secs => $1)";
+
+async fn advance(pool: &PgPool, by: Duration) {
+    sqlx::query(MOVE_CLOCK)
+        .bind(by.as_secs_f64())
+        .execute(pool)
+        .await
+        .unwrap();
+}
+
+/// Tells workers and watchers of every replica to look.
+async fn look(pool: &PgPool) {
+    sqlx::query("select pg_notify('backstop_ledger', $1)")
+        .bind(Uuid::nil().to_string())
+        .execute(pool)
+        .await
+        .unwrap();
 }
 
 /// Ids of what a provision made.

@@ -1,15 +1,20 @@
-//! Bounds and secrets, the same for both vendors.
+//! Bounds and secrets, the same for all vendors.
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use backstop::providers::github::{GitHubCredential, Repository};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{Hetzner, Tailscale, Timeouts};
+use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts};
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::canned::{CLIENT_SECRET, TOKEN, kind, serve, text, token_answer};
+use crate::app_key::APP_KEY;
+use crate::canned::{
+    CLIENT_SECRET, GITHUB_TOKEN, TOKEN, kind, serve, text, token_answer, workflow,
+};
 
 #[tokio::test]
 async fn an_answer_that_is_too_large_is_not_held() {
@@ -39,6 +44,16 @@ async fn no_token_follows_a_redirect() {
             vendor.hetzner().delete_server(42).await.unwrap_err(),
             vendor.tailscale().devices().await.unwrap_err(),
             vendor.tailscale_by_oauth().devices().await.unwrap_err(),
+            vendor
+                .github()
+                .dispatch(&BTreeMap::new())
+                .await
+                .unwrap_err(),
+            vendor
+                .github_by_app()
+                .dispatch(&BTreeMap::new())
+                .await
+                .unwrap_err(),
         ];
         for error in errors {
             assert_eq!(kind(&error), "Unavailable", "{error}");
@@ -101,6 +116,14 @@ async fn settings_that_cannot_work_are_named_and_not_shown() {
             said.contains("TAILSCALE_OAUTH_CLIENT_SECRET") && !said.contains("cret"),
             "{said}"
         );
+
+        let token = GitHubCredential::Token(token.into());
+        let error = GitHub::new("http://localhost", workflow(), &token).unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert!(
+            said.contains("GITHUB_TOKEN") && !said.contains("cret"),
+            "{said}"
+        );
     }
     for endpoint in [
         "",
@@ -116,6 +139,52 @@ async fn settings_that_cannot_work_are_named_and_not_shown() {
             error.contains("HCLOUD_ENDPOINT") && !error.contains("secret"),
             "{error}"
         );
+    }
+    let token = GitHubCredential::Token(GITHUB_TOKEN.into());
+    for (setting, file, git_ref) in [
+        ("BACKSTOP_GITHUB_WORKFLOW", "", "main"),
+        (
+            "BACKSTOP_GITHUB_WORKFLOW",
+            ".github/workflows/a.yml",
+            "main",
+        ),
+        ("BACKSTOP_GITHUB_WORKFLOW", "..", "main"),
+        ("BACKSTOP_GITHUB_REF", "a.yml", ""),
+        ("BACKSTOP_GITHUB_REF", "a.yml", "main\n"),
+    ] {
+        let mut workflow = workflow();
+        (workflow.file, workflow.git_ref) = (file.to_owned(), git_ref.to_owned());
+        let error = GitHub::new("http://localhost", workflow, &token).unwrap_err();
+        assert!(error.to_string().contains(setting), "{error}");
+    }
+    for repository in [
+        "",
+        "agents",
+        "/agents",
+        "octo-org/",
+        "a/b/c",
+        "a/..",
+        "a b/c",
+        "é/c",
+    ] {
+        let error = Repository::parse(repository).unwrap_err().to_string();
+        assert!(error.contains("BACKSTOP_GITHUB_REPOSITORY"), "{error}");
+    }
+    let public = APP_KEY.public.replace("PUBLIC", "RSA PRIVATE");
+    for (setting, id, private_key) in [
+        ("GITHUB_APP_PRIVATE_KEY", "1", "secret"),
+        ("GITHUB_APP_PRIVATE_KEY", "1", APP_KEY.public.as_str()),
+        ("GITHUB_APP_PRIVATE_KEY", "1", &public),
+        ("GITHUB_APP_ID", "", &APP_KEY.private),
+        ("GITHUB_APP_ID", "1\n", &APP_KEY.private),
+    ] {
+        let app = GitHubCredential::App {
+            id: id.to_owned(),
+            private_key: private_key.into(),
+        };
+        let error = GitHub::new("http://localhost", workflow(), &app).unwrap_err();
+        let said = format!("{error} {error:?}");
+        assert!(said.contains(setting) && !said.contains("MII"), "{said}");
     }
     for tailnet in ["", ".", "..", "a/b", "a b"] {
         let key = TailscaleCredential::ApiKey("key".into());
@@ -141,15 +210,20 @@ async fn secrets_are_in_no_log_error_or_debug() {
     let echo = format!("{TOKEN} {CLIENT_SECRET} tskey-api-secret minted-token in the body");
     let vendor = serve(move |seen| match seen.line.as_str() {
         "POST /api/v2/oauth/token" => token_answer("minted-token", 3600),
+        "GET /repos/octo-org/agents/installation" => text(200, r#"{"id": 7}"#),
+        "POST /app/installations/7/access_tokens" => text(201, r#"{"token": "ghs_secret"}"#),
         _ => text(200, &json!({"servers": echo, "devices": echo}).to_string()),
     })
     .await;
     let (hetzner, by_key) = (vendor.hetzner(), vendor.tailscale());
     let by_oauth = vendor.tailscale_by_oauth();
+    let (by_token, by_app) = (vendor.github(), vendor.github_by_app());
     let errors = [
         hetzner.servers_by_label("a").await.unwrap_err(),
         by_key.devices().await.unwrap_err(),
         by_oauth.devices().await.unwrap_err(),
+        by_token.dispatch(&BTreeMap::new()).await.unwrap_err(),
+        by_app.dispatch(&BTreeMap::new()).await.unwrap_err(),
     ];
     let log = String::from_utf8(log.lock().unwrap().clone()).unwrap();
     assert!(log.contains("vendor=\"hetzner\""), "{log}");
@@ -157,12 +231,19 @@ async fn secrets_are_in_no_log_error_or_debug() {
         log.contains("path=\"/api/v2/tailnet/-/devices\" status=200"),
         "{log}"
     );
-    let said = format!("{log} {hetzner:?} {by_key:?} {by_oauth:?} {errors:?} {errors:#?}");
+    let said = format!(
+        "{log} {hetzner:?} {by_key:?} {by_oauth:?} {by_token:?} {by_app:?} {errors:?} {errors:#?}"
+    );
     for secret in [
         TOKEN,
         CLIENT_SECRET,
         "tskey-api-secret",
         "minted-token",
+        GITHUB_TOKEN,
+        "ghs_secret",
+        // The beginning of every proof that an app signs.
+        "eyJ",
+        "PRIVATE KEY",
         "in the body",
     ] {
         assert!(!said.contains(secret), "{secret}: {said}");

@@ -5,19 +5,25 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::Body;
 use axum::http::{Request, Response};
+use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{Hetzner, Tailscale, VendorError};
+use backstop::providers::{GitHub, Hetzner, Tailscale, VendorError};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
+use crate::app_key::{APP_ID, APP_KEY};
+
 pub const TOKEN: &str = "hcloud-secret-token";
 pub const CLIENT_SECRET: &str = "tskey-client-secret";
+pub const GITHUB_TOKEN: &str = "github_pat_secret";
 
 /// What was asked: `GET /v1/servers?page=1`, with what authorization.
 #[derive(Debug, Clone)]
 pub struct Seen {
     pub line: String,
     pub authorization: Option<String>,
+    /// `X-GitHub-Api-Version`.
+    pub api_version: Option<String>,
     pub body: String,
 }
 
@@ -67,12 +73,36 @@ impl Server {
         Tailscale::new(&self.url, "-", key).unwrap()
     }
 
+    pub fn github(&self) -> GitHub {
+        self.github_with(&GitHubCredential::Token(GITHUB_TOKEN.into()))
+    }
+
+    pub fn github_by_app(&self) -> GitHub {
+        self.github_with(&GitHubCredential::App {
+            id: APP_ID.to_owned(),
+            private_key: APP_KEY.private.clone().into(),
+        })
+    }
+
+    pub fn github_with(&self, credential: &GitHubCredential) -> GitHub {
+        GitHub::new(&self.url, workflow(), credential).unwrap()
+    }
+
     pub fn tailscale_by_oauth(&self) -> Tailscale {
         let client = TailscaleCredential::OAuth {
             client_id: "client".to_owned(),
             client_secret: CLIENT_SECRET.into(),
         };
         Tailscale::new(&self.url, "-", client).unwrap()
+    }
+}
+
+/// The workflow that the GitHub clients of these tests start.
+pub fn workflow() -> Workflow {
+    Workflow {
+        repository: Repository::parse("octo-org/agents").unwrap(),
+        file: "provision-agent.yml".to_owned(),
+        git_ref: "main".to_owned(),
     }
 }
 
@@ -85,10 +115,14 @@ pub async fn serve(answer: impl Fn(&Seen) -> Canned + Send + Sync + 'static) -> 
         async move {
             let (parts, body) = request.into_parts();
             let body = axum::body::to_bytes(body, 1 << 20).await.unwrap();
-            let authorization = parts.headers.get("authorization");
+            let header = |name: &str| {
+                let value = parts.headers.get(name)?;
+                Some(value.to_str().unwrap().to_owned())
+            };
             let asked = Seen {
                 line: format!("{} {}", parts.method, parts.uri),
-                authorization: authorization.map(|value| value.to_str().unwrap().to_owned()),
+                authorization: header("authorization"),
+                api_version: header("x-github-api-version"),
                 body: String::from_utf8(body.to_vec()).unwrap(),
             };
             let canned = answer(&asked);

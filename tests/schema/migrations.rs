@@ -10,6 +10,8 @@ use crate::harness::empty_database;
 fn sample(version: i64) -> Option<&'static str> {
     match version {
         1 => Some(include_str!("samples/0001.sql")),
+        2 => Some(include_str!("samples/0002.sql")),
+        3 => Some(include_str!("samples/0003.sql")),
         4 => Some(include_str!("samples/0004.sql")),
         _ => None,
     }
@@ -33,7 +35,14 @@ async fn every_migration_runs_over_the_sample_of_the_one_before() {
         "select count(*) from steps where settled_at is null",
     )
     .await;
-    assert_eq!((provisions, unsettled), (5, 3));
+    assert_eq!((provisions, unsettled), (7, 3));
+    // Attempt 0 of what a run has taken is over.
+    let live = count(
+        &mut db,
+        "select count(*) from attempts where finished_at is null",
+    )
+    .await;
+    assert_eq!(live, 2);
     db.close().await.unwrap();
 }
 

@@ -17,7 +17,7 @@ const STATUSES: [Status; 5] = [
     Status::Failed,
     Status::Destroyed,
 ];
-const MOVES: [Move; 8] = [
+const MOVES: [Move; 11] = [
     Move::Created,
     Move::Started,
     Move::Progress,
@@ -26,6 +26,9 @@ const MOVES: [Move; 8] = [
     Move::Late,
     Move::Retry,
     Move::Destroyed,
+    Move::DispatchFailed,
+    Move::Overdue,
+    Move::Disowned,
 ];
 
 /// Writes a provision in `status`, as a first write if `from` is `None`, else as an update of one
@@ -100,7 +103,7 @@ async fn the_database_takes_the_moves_of_a_provision_that_the_table_lists_and_no
             }
         }
     }
-    assert_eq!(taken, 30, "the table has changed: look at this test too");
+    assert_eq!(taken, 38, "the table has changed: look at this test too");
 }
 
 fn at(seconds: i64) -> DateTime<Utc> {
@@ -117,7 +120,7 @@ fn step_states() -> [StepState; 5] {
     ]
 }
 
-fn step_events() -> [StepEvent; 9] {
+fn step_events() -> [StepEvent; 10] {
     [
         StepEvent::Claimed {
             now: at(10),
@@ -131,6 +134,7 @@ fn step_events() -> [StepEvent; 9] {
         StepEvent::Released { at: at(20) },
         StepEvent::RetryAsked { at: at(20) },
         StepEvent::SeenAgain { at: at(20) },
+        StepEvent::Disowned,
     ]
 }
 
@@ -207,5 +211,5 @@ async fn the_database_takes_the_moves_of_a_step_that_the_table_lists_and_no_othe
             }
         }
     }
-    assert_eq!(taken, 14, "the table has changed: look at this test too");
+    assert_eq!(taken, 17, "the table has changed: look at this test too");
 }

@@ -130,6 +130,54 @@ async fn what_was_not_begun_needs_no_window() {
 }
 
 #[tokio::test]
+async fn a_server_that_a_second_failure_says_may_exist_is_watched_for_after_all() {
+    let service = Service::start_with(only_hetzner()).await;
+    let id = Uuid::new_v4();
+    let started = service.started(id, RUN).await;
+    let nothing = json!({"may_exist": []});
+    service.callback("failure", id, RUN, nothing).await;
+    service.settled(id).await;
+    // One that knows no more changes nothing, one that does opens the window.
+    for (more, state) in [
+        (json!({"may_exist": [], "error": "again"}), "done"),
+        (json!({"may_exist": ["server"]}), "pending"),
+    ] {
+        let answer = service.callback("failure", id, RUN, more).await;
+        assert_eq!(answer.body["rollback"]["state"], state, "{answer:?}");
+    }
+    looked_again(&service, id, lists(&service)).await;
+    let name = started["server_name"].as_str().unwrap();
+    let server = service.sim.add_server(name, labels(&started));
+    service.advance(Duration::from_secs(500)).await;
+    service.settled(id).await;
+    assert_eq!(log::deleted(&service.sim), [server.to_string()]);
+}
+
+#[tokio::test]
+async fn an_attempt_that_its_run_did_not_end_is_watched_from_its_end_on() {
+    for superseded in [true, false] {
+        let service = Service::start_with(only_hetzner()).await;
+        let id = Uuid::new_v4();
+        let started = service.started(id, RUN).await;
+        // Silent for longer than the window, and perhaps creating all the while.
+        service.advance(Duration::from_secs(1200)).await;
+        if superseded {
+            service.started(id, Run(100, 2)).await;
+        } else {
+            let path = format!("/v1/provisions/{id}");
+            let answer = service.operate("DELETE", &path, None).await;
+            assert_eq!(answer.status, 202);
+        }
+        looked_again(&service, id, 0).await;
+        let name = started["server_name"].as_str().unwrap();
+        let server = service.sim.add_server(name, labels(&started));
+        service.advance(Duration::from_secs(590)).await;
+        service.settled(id).await;
+        assert_eq!(log::deleted(&service.sim), [server.to_string()]);
+    }
+}
+
+#[tokio::test]
 async fn an_id_that_comes_after_the_end_reopens_the_rollback_if_it_is_ours() {
     let service = Service::start_with(only_hetzner()).await;
     let id = Uuid::new_v4();

@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use backstop::sim::{Effect, Fault, FaultKind, SimOptions, Vendor};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
-use crate::harness::{Options, Run, Service};
+use crate::harness::{OPERATOR, Options, Run, Service};
 use crate::log;
 
 const RUN: Run = Run(100, 1);
@@ -144,4 +146,25 @@ async fn stopping_gives_steps_back_at_once_and_the_next_process_finishes_them() 
     // Without any lease having run out.
     service.settled(id).await;
     assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_caller_that_hangs_holds_up_the_stop_for_seconds_only() {
+    let service = Service::start().await;
+    let mut caller = TcpStream::connect(service.app.address()).await.unwrap();
+    // A body that never comes.
+    let head = format!(
+        "POST /v1/provisions HTTP/1.1\r\nhost: t\r\nauthorization: Bearer {OPERATOR}\r\n\
+         content-type: application/json\r\ncontent-length: 100\r\n\r\n{{"
+    );
+    caller.write_all(head.as_bytes()).await.unwrap();
+    // Heard of by now, for another that came later was answered.
+    service.get("/v1/provisions").await;
+    let began = tokio::time::Instant::now();
+    service.app.stop().await.unwrap();
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }

@@ -75,8 +75,13 @@ pub fn check_shape(provision: &Value) {
     assert_eq!(provision["deadline_at"].is_string(), live, "{provision}");
     assert_eq!(provision["finished_at"].is_null(), live, "{provision}");
     assert_eq!(
-        provision["run_id"].is_null(),
+        provision["run_attempt"].is_null(),
         provision["attempt"] == 0,
+        "{provision}"
+    );
+    // Before any run took it, the one that was dispatched, if one was.
+    assert!(
+        provision["run_id"].is_u64() || provision["attempt"] == 0,
         "{provision}"
     );
     assert_eq!(

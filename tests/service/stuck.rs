@@ -2,11 +2,14 @@
 
 use std::time::Duration;
 
+use backstop::providers::Tailscale;
+use backstop::providers::tailscale::TailscaleCredential;
 use backstop::sim::{Fault, FaultKind, Tokens, Vendor};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Options, Run, Service};
+use crate::harness::{Options, Run, Service, TAG};
+use crate::log;
 
 const RUN: Run = Run(100, 1);
 
@@ -19,6 +22,11 @@ fn stuck_events(events: &[Value]) -> usize {
 
 fn is_stuck(provision: &Value) -> bool {
     provision["rollback"]["state"] == "stuck"
+}
+
+fn steps_of<'a>(provision: &'a Value, resource: &'a str) -> impl Iterator<Item = &'a Value> {
+    let steps = provision["rollback"]["steps"].as_array().unwrap().iter();
+    steps.filter(move |step| step["resource"] == resource)
 }
 
 /// Fails with everything made, `wrong` being done to the server first.
@@ -82,6 +90,62 @@ async fn a_protected_server_is_stuck_at_once_and_goes_when_the_protection_does()
     assert!(service.sim.unprotect_server(server));
     service.settled(id).await;
     assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+/// What the search of what is stuck sees again and again must not wake the searches that are done,
+/// which would wake it in turn, as fast as the vendors answer.
+#[tokio::test]
+async fn what_is_stuck_is_looked_at_again_without_reopening_what_is_done() {
+    for resource in ["auth_key", "device"] {
+        let service = Service::start().await;
+        let id = Uuid::new_v4();
+        let made = service.make_all(&service.started(id, RUN).await);
+        let (path, list) = match resource {
+            "auth_key" => (
+                format!("/tailnet/-/keys/{}", made.key.clone().unwrap()),
+                "keys?",
+            ),
+            _ => (
+                format!("/device/{}", made.device.clone().unwrap()),
+                "devices",
+            ),
+        };
+        let forbidden = FaultKind::status(403);
+        let fault = Fault::on(Vendor::Tailscale, "DELETE", &path, forbidden).always();
+        service.sim.fault(fault);
+        service.callback("failure", id, RUN, made.ids()).await;
+        let rest_is_done = |provision: &Value| {
+            steps_of(provision, resource).any(|step| step["stuck"] == true)
+                && steps_of(provision, resource).any(|step| step["state"] == "waiting")
+                && steps_of(provision, "server").all(|step| step["state"] == "gone")
+        };
+        service.until(id, rest_is_done).await;
+        let reopened = async || {
+            let kinds = service.event_kinds(id).await;
+            kinds.iter().filter(|kind| *kind == "step.reopened").count()
+        };
+        let looks = || {
+            log::count(
+                &service.sim,
+                Vendor::Tailscale,
+                "GET",
+                &format!("/tailnet/-/{list}"),
+            )
+        };
+        let before = reopened().await;
+        for _ in 0..3 {
+            let looked = looks();
+            // Longer than a search waits for the step of what it found.
+            service.advance(Duration::from_secs(31)).await;
+            service
+                .until(id, |provision| looks() > looked && rest_is_done(provision))
+                .await;
+        }
+        assert_eq!(reopened().await, before, "{resource}");
+        service.sim.clear_faults();
+        service.settled(id).await;
+        assert_eq!(service.alive(), Vec::<String>::new());
+    }
 }
 
 #[tokio::test]
@@ -231,4 +295,125 @@ async fn a_row_that_nobody_can_read_does_not_keep_the_others() {
     .unwrap();
     service.callback("failure", whole, RUN, json!({})).await;
     service.settled(whole).await;
+}
+
+#[tokio::test]
+async fn a_delete_without_effect_is_not_sent_again_before_the_list_had_time_to_follow() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    let made = service.make_all(&service.started(id, RUN).await);
+    let (key, device) = (made.key.clone().unwrap(), made.device.clone().unwrap());
+    let paths = [
+        format!("/tailnet/-/keys/{key}"),
+        format!("/device/{device}"),
+    ];
+    for path in &paths {
+        // It says that it is done, and nothing is.
+        let fault = Fault::on(Vendor::Tailscale, "DELETE", path, FaultKind::status(200));
+        service.sim.fault(fault.always());
+    }
+    service.callback("failure", id, RUN, made.ids()).await;
+    let deletes = || {
+        paths
+            .clone()
+            .map(|path| log::count(&service.sim, Vendor::Tailscale, "DELETE", &path))
+    };
+    let looks = || log::count(&service.sim, Vendor::Tailscale, "GET", "/tailnet/-/devices");
+    service.until(id, |_| deletes() == [1, 1]).await;
+    let looked = looks();
+    service.until(id, |_| looks() > looked + 3).await;
+    assert_eq!(deletes(), [1, 1]);
+    service.advance(Duration::from_secs(61)).await;
+    service.until(id, |_| deletes() == [2, 2]).await;
+    assert_eq!(service.provision(id).await["rollback"]["state"], "pending");
+    service.sim.clear_faults();
+    service.advance(Duration::from_secs(61)).await;
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_404_to_the_delete_of_what_is_listed_is_an_error_that_is_shown_and_backed_off_from() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    let made = service.make_all(&service.started(id, RUN).await);
+    // As for what a credential may see and not delete.
+    let things = [
+        (
+            Vendor::Tailscale,
+            "auth_key",
+            format!("/tailnet/-/keys/{}", made.key.clone().unwrap()),
+        ),
+        (
+            Vendor::Hetzner,
+            "server",
+            format!("/servers/{}", made.server),
+        ),
+        (
+            Vendor::Tailscale,
+            "device",
+            format!("/device/{}", made.device.clone().unwrap()),
+        ),
+    ];
+    for (vendor, _, path) in &things {
+        let fault = Fault::on(*vendor, "DELETE", path, FaultKind::status(404));
+        service.sim.fault(fault.always());
+    }
+    service.callback("failure", id, RUN, made.ids()).await;
+    for (_, resource, _) in &things {
+        service
+            .until(id, |provision| {
+                steps_of(provision, resource).any(|step| {
+                    step["tries"].as_i64() > Some(2)
+                        && step["last_error"]
+                            .as_str()
+                            .is_some_and(|error| error.contains("404"))
+                })
+            })
+            .await;
+    }
+    service.sim.clear_faults();
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_thing_of_ours_under_an_id_that_cannot_be_kept_is_no_absence() {
+    // A tailnet with one device, which has the host name that is asked for and an endless id.
+    let hostname = std::sync::Arc::new(std::sync::OnceLock::<String>::new());
+    let told = hostname.clone();
+    let device = move || {
+        let device = json!({"nodeId": "n".repeat(65), "hostname": told.get(), "tags": [TAG]});
+        async move { axum::Json(json!({"devices": [device]})) }
+    };
+    let router = axum::Router::new()
+        .route("/api/v2/tailnet/-/devices", axum::routing::get(device))
+        .route(
+            "/api/v2/tailnet/-/keys",
+            axum::routing::get(|| async { axum::Json(json!({"keys": []})) }),
+        );
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    let service = Service::start_changed(Options::default(), |config| {
+        let key = TailscaleCredential::ApiKey("tskey-api-secret".into());
+        let client = Tailscale::new(&url, "-", key).unwrap();
+        config.tailscale = Some((client, TAG.to_owned()));
+    })
+    .await;
+    let id = Uuid::new_v4();
+    let started = service.started(id, RUN).await;
+    hostname
+        .set(started["server_name"].as_str().unwrap().to_owned())
+        .unwrap();
+    service
+        .callback("failure", id, RUN, json!({"may_exist": []}))
+        .await;
+    let provision = service.until(id, is_stuck).await;
+    let device = steps_of(&provision, "device").next().unwrap();
+    let error = device["last_error"].as_str().unwrap();
+    assert!(
+        error.contains("nnn") && error.contains("no device's id"),
+        "{error}"
+    );
 }

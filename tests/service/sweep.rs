@@ -6,7 +6,7 @@ use backstop::domain::orphans::Mandate;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Made, Run, Service, TAG, labels, steps};
+use crate::harness::{Made, Options, Run, Service, TAG, labels, steps};
 use crate::log;
 
 pub const RUN: Run = Run(100, 1);
@@ -139,7 +139,11 @@ async fn an_older_attempt_is_swept_beside_the_one_that_runs() {
 
 #[tokio::test]
 async fn what_belongs_and_what_only_looks_like_ours_is_never_touched() {
-    let service = Service::start().await;
+    let service = Service::start_with(Options {
+        provision_timeout: Duration::from_secs(24 * 3600),
+        ..Options::default()
+    })
+    .await;
     running(&service).await;
     let at_work = Uuid::new_v4();
     service.make_all(&service.started(at_work, RUN).await);
@@ -201,7 +205,7 @@ async fn what_belongs_and_what_only_looks_like_ours_is_never_touched() {
     let before = service.alive();
     let deletes = log::deletes(sim).len();
     for mandate in [Mandate::Reopen, Mandate::Delete] {
-        service.advance(Duration::from_secs(2 * 3600)).await;
+        service.pass(Duration::from_secs(2 * 3600)).await;
         service.sweep(mandate).await;
         let orphans = service.orphans().await;
         let mut expected: Vec<String> = incomplete

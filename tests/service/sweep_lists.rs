@@ -88,7 +88,11 @@ async fn a_list_that_fails_keeps_what_was_found_of_its_kind_and_says_so() {
 
 #[tokio::test]
 async fn volumes_and_ips_that_outlived_their_server_are_reported_with_what_they_cost() {
-    let service = Service::start().await;
+    let service = Service::start_with(Options {
+        provision_timeout: Duration::from_secs(24 * 3600),
+        ..Options::default()
+    })
+    .await;
     let (_, started) = over(&service).await;
     let sim = &service.sim;
     let kinds = [
@@ -113,7 +117,7 @@ async fn volumes_and_ips_that_outlived_their_server_are_reported_with_what_they_
         sim.add_belonging(kind, "of-one-at-work", labels(&at_work), None);
     }
     expected.sort();
-    service.advance(Duration::from_secs(2 * 3600)).await;
+    service.pass(Duration::from_secs(2 * 3600)).await;
     service.sweep(Mandate::Delete).await;
     let orphans = service.orphans().await;
     assert_eq!(found(&orphans), expected);

@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use backstop::domain::orphans::Mandate;
-use backstop::sim::{Fault, FaultKind, Vendor};
+use backstop::sim::{Fault, FaultKind, Sim, Vendor};
 use backstop::store;
 use backstop::store::sweeps::{self, Claimed, Findings};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Options, PATIENCE, Service, database, labels, unswept_database};
+use crate::harness::{Options, PATIENCE, Service, labels, unswept_database};
 use crate::log;
 use crate::sweep::over;
 
@@ -45,8 +45,8 @@ async fn until_swept(service: &Service, times: usize) {
 
 #[tokio::test]
 async fn one_that_was_due_while_nobody_ran_is_made_at_start_by_one_replica() {
-    let database = unswept_database().await;
-    let service = Service::start_on(database, every_ten_minutes()).await;
+    let sim = Sim::start(([127, 0, 0, 1], 0).into(), Options::default().sim).unwrap();
+    let service = Service::start_on(unswept_database().await, sim, every_ten_minutes()).await;
     let replicas = [service.replica().await, service.replica().await];
     until_swept(&service, 1).await;
     assert_eq!(service.orphans().await["complete"], true);
@@ -133,7 +133,7 @@ async fn before_the_first_sweep_has_ended_the_list_says_so() {
 
 #[tokio::test]
 async fn a_sweep_that_is_cut_short_by_stopping_is_made_at_the_next_start() {
-    let service = Service::start_on(database().await, every_ten_minutes()).await;
+    let service = Service::start_with(every_ten_minutes()).await;
     service.sim.fault(Fault::on(
         Vendor::Hetzner,
         "GET",
@@ -172,13 +172,10 @@ async fn a_sweep_that_is_cut_short_by_stopping_is_made_at_the_next_start() {
 #[tokio::test]
 async fn by_itself_it_reopens_and_deletes_what_is_unknown_only_if_the_setting_says_so() {
     for mandate in [Mandate::Reopen, Mandate::Delete] {
-        let service = Service::start_on(
-            database().await,
-            Options {
-                sweep_mandate: mandate,
-                ..every_ten_minutes()
-            },
-        )
+        let service = Service::start_with(Options {
+            sweep_mandate: mandate,
+            ..every_ten_minutes()
+        })
         .await;
         let (id, started) = over(&service).await;
         service.make_all(&started);

@@ -1,6 +1,12 @@
 //! The simulated vendors keep the vendors' rules, seen through HTTP.
 
+#![expect(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
+#[path = "../harness/app_key.rs"]
+mod app_key;
+
 mod faults;
+mod github;
 mod hetzner;
 mod hetzner_belongings;
 mod support;
@@ -70,6 +76,7 @@ async fn everything_can_be_scripted_over_http() {
     assert_eq!(state["servers"][0]["locked"], true);
     assert_eq!(state["devices"][0]["node_id"], enrolled.body["nodeId"]);
     assert_eq!(state["keys"][0]["used"], true);
+    assert_eq!(state["runs"], json!([]));
     let history = bench.control("GET", "/sim/history", Value::Null).await.body;
     assert_eq!(
         history.as_array().unwrap().len(),

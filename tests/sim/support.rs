@@ -103,6 +103,22 @@ impl Bench {
         self.send(&url, Some(token), method, body).await
     }
 
+    pub async fn github(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let token = self.sim.options().github_token;
+        self.github_with_token(&token, method, path, body).await
+    }
+
+    pub async fn github_with_token(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: Option<Value>,
+    ) -> Answer {
+        let url = format!("{}{path}", self.sim.github_url());
+        self.send(&url, Some(token), method, body).await
+    }
+
     pub async fn control(&self, method: &str, path: &str, body: Value) -> Answer {
         let url = format!("http://{}{path}", self.sim.address());
         let body = (!body.is_null()).then_some(body);

@@ -1,20 +1,17 @@
 //! What the client shows Tailscale to be let in, and the hourly token of an OAuth client.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use reqwest::StatusCode;
 use reqwest::header::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
-use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use crate::providers::http::{Answer, Http, bearer};
+use crate::providers::http::{Answer, Call, Http, bearer};
+use crate::providers::kept_token::{Fetched, KeptToken};
 use crate::providers::{SetupError, VendorError};
 
-/// A token is not used in its last minute: it must not expire on its way.
-const MARGIN: Duration = Duration::from_secs(60);
 /// What the vendor documents, and the longest we trust.
 /// <https://tailscale.com/kb/1215/oauth-clients>
 const ONE_HOUR: u64 = 3600;
@@ -56,8 +53,7 @@ impl Access {
                 Ok(Self::OAuth(OAuth {
                     client_id,
                     client_secret,
-                    failures: AtomicU64::new(0),
-                    state: Mutex::default(),
+                    token: KeptToken::default(),
                 }))
             }
         }
@@ -68,79 +64,20 @@ impl Access {
 pub(super) struct OAuth {
     client_id: String,
     client_secret: SecretString,
-    /// Counts failed fetches, readable without waiting for the one that runs.
-    failures: AtomicU64,
-    /// Held while a token is fetched, so that many callers fetch one.
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    token: Option<Token>,
-    fetched: u64,
-    last_failure: Option<VendorError>,
-}
-
-#[derive(Clone)]
-pub(super) struct Token {
-    pub(super) header: HeaderValue,
-    /// Whether an earlier call fetched it, so that a 401 may only mean that it is old.
-    pub(super) kept: bool,
-    number: u64,
-    renew_at: Instant,
+    token: KeptToken,
 }
 
 impl OAuth {
-    /// The token, fetched if there is none or it is about to expire. Callers that waited for a
-    /// fetch share its end, also its failure: at a vendor that does not answer, a queue of callers
-    /// would otherwise time out one after the other.
-    pub(super) async fn token(&self, http: &Http) -> Result<Token, VendorError> {
-        let failures = self.failures.load(Ordering::Acquire);
-        let mut state = self.state.lock().await;
-        if let Some(token) = &state.token
-            && Instant::now() < token.renew_at
-        {
-            return Ok(token.clone());
-        }
-        if failures != self.failures.load(Ordering::Acquire)
-            && let Some(failure) = &state.last_failure
-        {
-            return Err(failure.clone());
-        }
-        match self.fetch(http).await {
-            Ok((header, renew_at)) => {
-                state.fetched += 1;
-                let token = Token {
-                    header,
-                    kept: false,
-                    number: state.fetched,
-                    renew_at,
-                };
-                state.token = Some(Token {
-                    kept: true,
-                    ..token.clone()
-                });
-                Ok(token)
-            }
-            Err(error) => {
-                state.token = None;
-                state.last_failure = Some(error.clone());
-                self.failures.fetch_add(1, Ordering::AcqRel);
-                Err(error)
-            }
-        }
+    /// Sends a call with the client's token, fetched where there is none.
+    pub(super) async fn send<'a>(
+        &self,
+        http: &Http,
+        call: impl Fn() -> Call<'a>,
+    ) -> Result<Answer, VendorError> {
+        self.token.send(|| self.fetch(http), call).await
     }
 
-    /// Drops a token that was refused, unless another caller has renewed it already.
-    pub(super) async fn forget(&self, refused: &Token) {
-        let mut state = self.state.lock().await;
-        if state.token.as_ref().map(|token| token.number) == Some(refused.number) {
-            state.token = None;
-        }
-    }
-
-    async fn fetch(&self, http: &Http) -> Result<(HeaderValue, Instant), VendorError> {
-        // Counted from before the request: the vendor's hour starts no earlier.
+    async fn fetch(&self, http: &Http) -> Result<Fetched, VendorError> {
         let asked_at = Instant::now();
         let form = TokenRequest {
             client_id: &self.client_id,
@@ -156,8 +93,11 @@ impl OAuth {
         let body: TokenAnswer = answer.json()?;
         let header = bearer("access_token", &body.access_token.into())
             .map_err(|_| answer.unusable("a token that is no token"))?;
-        let lasts = Duration::from_secs(body.expires_in.unwrap_or(ONE_HOUR).min(ONE_HOUR));
-        Ok((header, asked_at + lasts.saturating_sub(MARGIN)))
+        Ok(Fetched {
+            header,
+            asked_at,
+            lasts: Duration::from_secs(body.expires_in.unwrap_or(ONE_HOUR).min(ONE_HOUR)),
+        })
     }
 }
 

@@ -192,31 +192,15 @@ impl Tailscale {
         Err(self.http.unsent(method, &format!("{what}/…"), why))
     }
 
-    /// Sends a call with the credential. A token kept from earlier that is refused is renewed once:
-    /// it may have been revoked, or the clocks of this machine stood still.
+    /// Sends a call with the credential.
     async fn send<'a>(
         &'a self,
         call: impl Fn(&'a Http) -> Call<'a>,
     ) -> Result<Answer, VendorError> {
-        let oauth = match &self.access {
-            Access::ApiKey(key) => return call(&self.http).bearer(key).send().await,
-            Access::OAuth(oauth) => oauth,
-        };
-        let token = oauth.token(&self.http).await?;
-        let answer = call(&self.http).bearer(&token.header).send().await?;
-        if answer.status != StatusCode::UNAUTHORIZED {
-            return Ok(answer);
+        match &self.access {
+            Access::ApiKey(key) => call(&self.http).bearer(key).send().await,
+            Access::OAuth(oauth) => oauth.send(&self.http, || call(&self.http)).await,
         }
-        oauth.forget(&token).await;
-        if !token.kept {
-            return Ok(answer);
-        }
-        let token = oauth.token(&self.http).await?;
-        let answer = call(&self.http).bearer(&token.header).send().await?;
-        if answer.status == StatusCode::UNAUTHORIZED {
-            oauth.forget(&token).await;
-        }
-        Ok(answer)
     }
 }
 

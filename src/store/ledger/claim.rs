@@ -22,6 +22,9 @@ const UNTRIED_PATIENCE: Duration = Duration::from_secs(180);
 /// Claims up to `limit` steps of these kinds that are due, for `lease`. A step whose attempt has
 /// an untried step that should go first is left alone.
 ///
+/// What a message adds to the attempt either is seen here (the attempt is locked, so that it is read
+/// as it is and not as it was when this began) or bumps the fence of what is claimed here.
+///
 /// A step that does not parse is left out and logged, again at every claim.
 ///
 /// # Errors
@@ -39,8 +42,10 @@ pub async fn claim_due_steps(
         ClaimedRow,
         r#"
         with picked as (
-            select s.id
+            select s.id, a.run_id, a.run_attempt, a.may_exist,
+                   greatest(a.last_message_at, a.rollback_started_at) as watched_from
             from steps s
+            join attempts a on a.provision_id = s.provision_id and a.number = s.attempt
             where s.next_at <= backstop_now()
               and s.resource = any($1)
               and not exists (
@@ -57,7 +62,8 @@ pub async fn claim_due_steps(
               )
             order by s.next_at
             limit $2
-            for update skip locked
+            for update of s skip locked
+            for key share of a
         )
         update steps s
         set state = 'leased',
@@ -67,14 +73,14 @@ pub async fn claim_due_steps(
             next_at = backstop_now() + $4,
             moved_from = s.state,
             moved_by = 'claimed'
-        from picked, attempts a
-        where s.id = picked.id and a.provision_id = s.provision_id and a.number = s.attempt
+        from picked
+        where s.id = picked.id
         returning s.id, s.provision_id, s.attempt, s.resource, s.searches, s.vendor_id, s.own,
                   s.fence, s.action_id, s.accepted_at, s.failures, s.last_error,
                   s.unsettled_since, s.stuck_at is not null as "was_stuck!",
-                  a.run_id as "run_id!", a.run_attempt as "run_attempt!",
-                  a.last_message_at,
-                  a.may_exist as "may_exist: Json<BTreeSet<Resource>>",
+                  picked.run_id as "run_id!", picked.run_attempt as "run_attempt!",
+                  picked.watched_from as "watched_from!",
+                  picked.may_exist as "may_exist: Json<BTreeSet<Resource>>",
                   backstop_now() as "now!",
                   (s.searches and s.vendor_id is not null) or exists (
                       select from steps o
@@ -141,7 +147,7 @@ struct ClaimedRow {
     was_stuck: bool,
     run_id: i64,
     run_attempt: i32,
-    last_message_at: DateTime<Utc>,
+    watched_from: DateTime<Utc>,
     may_exist: Json<BTreeSet<Resource>>,
     now: DateTime<Utc>,
     seen: bool,
@@ -196,7 +202,7 @@ impl ClaimedRow {
                 server_may_exist: self.may_exist.contains(&Resource::Server),
                 servers_settled: self.servers_settled,
                 keys_settled: self.keys_settled,
-                window_ends: self.last_message_at + late_arrival_window,
+                window_ends: self.watched_from + late_arrival_window,
                 now: self.now,
             },
             id: self.id,

@@ -99,7 +99,7 @@ pub async fn mark_seen(
     for (resource, ids) in by_resource {
         if add_found(db, of, resource, &ids, Some(listed_at), now).await? == Sighted::Anew {
             reopen_searches(db, of, (resource, ids.first()), now).await?;
-            wake_searches(db, of, now).await?;
+            wake_searches(db, of, None, now).await?;
         }
     }
     Ok(())
@@ -192,23 +192,25 @@ pub(super) async fn reopen_searches(
     Ok(())
 }
 
-/// Searches of the attempt that wait look again. One that is being carried out has looked too early:
-/// its report will be fenced out.
+/// Searches of the attempt look again, but for the one that is reported. One that is being carried out, or
+/// claimed at this moment, has looked too early: its report will be fenced out.
 pub(super) async fn wake_searches(
     db: &mut PgConnection,
     of: OfAttempt,
+    but: Option<i64>,
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     sqlx::query!(
         "update steps s
          set state = case s.state when 'leased' then 'leased' else 'due' end,
-             next_at = case s.state when 'leased' then s.next_at else $3 end,
+             next_at = case s.state when 'waiting' then $3 else s.next_at end,
              fence = s.fence + 1, moved_from = s.state, moved_by = 'retry_asked'
          where s.provision_id = $1 and s.attempt = $2 and s.searches
-           and s.state in ('waiting', 'leased')",
+           and s.id is distinct from $4 and s.settled_at is null",
         of.provision.as_uuid(),
         of.attempt.as_i32(),
         now,
+        but,
     )
     .execute(db)
     .await?;

@@ -63,10 +63,11 @@ pub async fn report(
     };
     if sighted == Sighted::Anew {
         reopen_searches(db, of, (step.resource, step.vendor_id()), now).await?;
+        wake_searches(db, of, Some(step.id), now).await?;
     }
     if state.is_settled() {
-        // It may be what a search of the same attempt was waiting for.
-        wake_searches(db, of, now).await?;
+        // It may be what another search of the same attempt was waiting for.
+        wake_searches(db, of, Some(step.id), now).await?;
         finish_rollback(db, step).await?;
     }
     Ok(Reported::Yes)

@@ -8,6 +8,7 @@ use crate::domain::names::{AttemptNumber, Names, ProvisionId, Run};
 use crate::domain::orphans::{Claim, Ground, Known, Orphan, Pursuit, Sighting, Standing};
 use crate::domain::step::Resource;
 use crate::store::StoreError;
+use crate::store::hearing::is_held;
 use crate::store::rows::Place;
 
 /// The ground on which lists begun at `listed_at` are judged.
@@ -15,6 +16,7 @@ use crate::store::rows::Place;
 /// # Errors
 /// [`StoreError`] if the database cannot be read.
 pub async fn ground(db: &mut PgConnection, listed_at: DateTime<Utc>) -> Result<Ground, StoreError> {
+    let held = is_held(db).await?;
     let row = sqlx::query!(
         r#"select created_at, exists (select from provisions) as "any!" from controller"#
     )
@@ -23,10 +25,10 @@ pub async fn ground(db: &mut PgConnection, listed_at: DateTime<Utc>) -> Result<G
     Ok(Ground {
         listed_at,
         database_since: row.created_at,
-        standing: if row.any {
-            Standing::Sound
-        } else {
-            Standing::Empty
+        standing: match (held, row.any) {
+            (true, _) => Standing::Held,
+            (false, false) => Standing::Empty,
+            (false, true) => Standing::Sound,
         },
     })
 }
@@ -51,6 +53,7 @@ pub async fn known(db: &mut PgConnection, seen: &[Sighting]) -> Result<Vec<Known
         KnownRow,
         r#"
         select p.attempt as "current?",
+               p.disowned_at is not null as "disowned!",
                a.number as "number?",
                a.run_id as "run_id?",
                a.run_attempt as "run_attempt?",
@@ -87,6 +90,7 @@ pub async fn known(db: &mut PgConnection, seen: &[Sighting]) -> Result<Vec<Known
 
 struct KnownRow {
     current: Option<i32>,
+    disowned: bool,
     number: Option<i32>,
     run_id: Option<i64>,
     run_attempt: Option<i32>,
@@ -101,6 +105,9 @@ impl KnownRow {
         let (Some(current), Some(names)) = (self.current, claim.names()) else {
             return Known::Nothing;
         };
+        if self.disowned {
+            return Known::Disowned;
+        }
         let Some(number) = self.number else {
             // Attempts are numbered without a gap, but where one was taken over from a list.
             return if names.attempt().as_i32() < current {

@@ -13,6 +13,8 @@ insert into attempts (provision_id, number, run_id, run_attempt, step, server_id
 values
     ('00000000-0000-4000-8000-000000000001', 0, null, null, null, null, null, null, null, null, '[]', null, null, null, '[]',
      '2026-01-01', '2026-01-01', null, '2026-01-01 00:30', null, null, null),
+    ('00000000-0000-4000-8000-000000000002', 0, null, null, null, null, null, null, null, null, '[]', null, null, null, '[]',
+     '2026-01-02', '2026-01-02', null, '2026-01-02 00:30', null, null, null),
     ('00000000-0000-4000-8000-000000000002', 1, 11, 1, 'vm_created', '41', '192.0.2.1', null, 'k1CNTRL', null,
      '[{"resource": "auth_key", "vendor_id": "k1CNTRL"}, {"resource": "server", "vendor_id": "41"}]', null, null, null,
      '["auth_key", "server", "device"]', '2026-01-02', '2026-01-02', '2026-01-02', '2026-01-02 00:30', '2026-01-02', 'superseded', '2026-01-02'),

@@ -1,0 +1,69 @@
+// The workflow of this repository on a stage: a world, and runs of it that can be told apart.
+
+import assert from 'node:assert/strict';
+import { randomInt } from 'node:crypto';
+import { dirname, join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+import { checkout, createRun, loadWorkflow, startIssuer } from './runner/index.mjs';
+import { startWorld } from './world/world.mjs';
+
+const FILE = '.github/workflows/provision-agent.yml';
+const stubs = join(dirname(fileURLToPath(import.meta.url)), 'stubs');
+
+/// Starts the world and loads the workflow.
+export async function startStage() {
+  const [world, issuer, workflow] = await Promise.all([startWorld(), startIssuer(), loadWorkflow(FILE)]);
+  return new Stage(world, issuer, workflow);
+}
+
+class Stage {
+  constructor(world, issuer, workflow) {
+    this.world = world;
+    this.issuer = issuer;
+    this.workflow = workflow;
+  }
+
+  /// A run for a scenario's provision. Waits within scripts are short; `options` as of `createRun`.
+  run(scenario, options = {}) {
+    return createRun(this.workflow, {
+      ...scenario.settings(),
+      actions: { 'actions/checkout': checkout(), 'tailscale/github-action': async () => {} },
+      issuer: this.issuer,
+      path: stubs,
+      secondMs: 100,
+      ...options,
+      inputs: { provision_id: scenario.provisionId, agent_id: 'web-1', ...options.inputs },
+      github: { run_id: randomInt(1e9, 1e10), ...options.github },
+      env: { POLL_SECONDS: '0.2', CALLBACK_WAIT_SECONDS: '2', ...options.env },
+    });
+  }
+
+  /// Fails unless exactly one server, one device and no usable key are there, and in use.
+  async assertInUse({ provisionId }) {
+    const { servers, devices, keys } = await this.world.leftovers(provisionId);
+    assert.equal(servers.length, 1, 'one server is there');
+    assert.equal(devices.length, 1, 'one device is there');
+    assert.deepEqual(keys, [], 'no key lets anybody in');
+    const provision = await this.world.provision(provisionId);
+    assert.equal(provision.status, 'running');
+    assert.equal(provision.server_id, String(servers[0].id));
+    assert.equal(provision.server_name, servers[0].name);
+    return provision;
+  }
+
+  /// Fails unless the rollback ends, for this reason, and nothing at all is there.
+  async assertGone({ provisionId }, reason) {
+    const provision = await this.world.settled(provisionId);
+    const left = await this.world.leftovers(provisionId);
+    assert.deepEqual(left, { servers: [], devices: [], keys: [] });
+    assert.equal(provision.status, 'failed');
+    assert.equal(provision.rollback.reason, reason);
+    return provision;
+  }
+
+  async stop() {
+    await this.world.stop();
+    await this.issuer.stop();
+  }
+}
