@@ -89,3 +89,7 @@ comment on column orphans.hourly_cost is
 comment on column orphans.first_seen_at is 'When a sweep first saw it.';
 comment on column orphans.last_seen_at is 'When the last sweep that saw it was begun.';
 comment on column orphans.sweep_id is 'That sweep.';
+
+comment on column events.kind is
+    'What happened: created, callback.*, superseded, deadline, destroy, disowned, retry, dispatch.*, '
+    'sweep.*, step.*, rollback.done.';

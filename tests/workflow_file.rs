@@ -1,7 +1,7 @@
 //! Runs the workflow file on a runner of our own, against this build: see `tests/workflow`.
 //!
-//! Needs Node 20.6 and npm. Where they are missing the tests are left out and a line says so, unless
-//! `BACKSTOP_REQUIRE_NODE=1`.
+//! Needs Node 20.6, npm and what the workflow's scripts need. Where one is missing the tests are left
+//! out and a line says so, unless `BACKSTOP_REQUIRE_NODE=1`.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -58,12 +58,19 @@ fn check_machine() -> Result<(), String> {
     if (major, minor) < NODE {
         return Err(format!("node is {version}, and 20.6 is needed"));
     }
-    version_of("npm").map(|_| ())
+    for program in ["npm", "bash", "curl", "jq", "openssl", "python3"] {
+        version_of(program)?;
+    }
+    Ok(())
 }
 
 fn version_of(program: &str) -> Result<String, String> {
     let output = Command::new(program)
-        .arg("--version")
+        .arg(if program == "openssl" {
+            "version"
+        } else {
+            "--version"
+        })
         .output()
         .map_err(|error| format!("{program}: {error}"))?;
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())

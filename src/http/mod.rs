@@ -27,6 +27,7 @@ use axum::routing::{get, post};
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::domain::names::ControllerId;
@@ -103,7 +104,9 @@ async fn identify(request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let started = tokio::time::Instant::now();
 
-    let mut response = problem::render(next.run(request).await, &id);
+    // What is logged on the way, above all the cause of a 500, is found by the request's id.
+    let span = tracing::error_span!("request", request.id = ?id);
+    let mut response = problem::render(next.run(request).instrument(span).await, &id);
     let status = response.status();
     let elapsed_ms = started.elapsed().as_millis();
     if status.is_success() {

@@ -8,7 +8,7 @@
 //! A list alone decides, not a server that answers to its id: a list that leaves out what is there
 //! proves nothing either.
 
-use std::net::IpAddr;
+use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,7 +18,7 @@ use tokio::time::{Instant, timeout};
 
 use super::judge::Judge;
 use super::worker::Hands;
-use crate::domain::names::{CONTROLLER_LABEL, PROVISION_LABEL, ProvisionId};
+use crate::domain::names::{CONTROLLER_LABEL, Names, PROVISION_LABEL, ProvisionId};
 use crate::domain::step::Proof;
 use crate::providers::tailscale::Device;
 use crate::providers::{Hetzner, Tailscale, VendorError};
@@ -144,29 +144,31 @@ impl<'a> Sight<'a> {
     async fn look_for_devices(&self, client: &Tailscale, tag: &str) -> Result<(), Blind> {
         for _ in 0..ROUNDS {
             let mut db = self.pool.acquire().await.map_err(StoreError::from)?;
-            let expected = running::newest_devices(&mut db, NEWEST).await?;
+            let expected = running::devices(&mut db).await?;
             drop(db);
             if expected.is_empty() {
                 return Ok(());
             }
-            let devices = client.devices().await?;
-            let ours = || {
-                let tagged = |device: &&Device| device.tags.iter().any(|it| it == tag);
-                devices.iter().filter(tagged)
-            };
-            let node_ids: Vec<String> = ours().map(|it| it.node_id.clone()).collect();
-            let addresses: Vec<String> = ours()
-                .flat_map(|it| &it.addresses)
-                .filter_map(|address| address.parse::<IpAddr>().ok())
-                .map(|address| address.to_string())
+            let names: HashSet<String> = expected
+                .iter()
+                .map(|it| Names::new(it.provision, it.attempt).server_name())
                 .collect();
-            let mut db = self.pool.acquire().await.map_err(StoreError::from)?;
-            if running::includes_device(&mut db, &node_ids, &addresses).await? {
+            let node_ids: HashSet<&str> = expected
+                .iter()
+                .filter_map(|it| it.node_id.as_deref())
+                .collect();
+            let is_expected = |device: &Device| {
+                !device.is_external
+                    && device.tags.iter().any(|it| it == tag)
+                    && (names.contains(&device.hostname)
+                        || node_ids.contains(device.node_id.as_str()))
+            };
+            if client.devices().await?.iter().any(is_expected) {
                 self.last.note();
                 return Ok(());
             }
-            drop(db);
-            if self.all_still_run(&expected).await? {
+            let ids: Vec<ProvisionId> = expected.iter().map(|it| it.provision).collect();
+            if self.all_still_run(&ids).await? {
                 return Err(Blind::Suspect(
                     "the list of devices shows none of the machines that should be running, so \
                      that nothing is proven by it: is the Tailscale credential of another tailnet? \

@@ -4,7 +4,7 @@ use sqlx::PgConnection;
 use uuid::Uuid;
 
 use super::StoreError;
-use crate::domain::names::ProvisionId;
+use crate::domain::names::{AttemptNumber, ProvisionId};
 
 /// A provision that runs, and the server that its workflow reported.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,51 +64,38 @@ pub async fn includes_server(db: &mut PgConnection, ids: &[String]) -> Result<bo
     .await?)
 }
 
-/// The newest provisions that run and are in the tailnet, at most `limit`.
+/// A provision that runs in the tailnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RunningDevice {
+    /// The provision.
+    pub provision: ProvisionId,
+    /// Its attempt, which names the device.
+    pub attempt: AttemptNumber,
+    /// The device's node id, if its workflow reported it.
+    pub node_id: Option<String>,
+}
+
+/// All that run in the tailnet. Not by their addresses: another tailnet gives out the same.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be read.
-pub async fn newest_devices(
-    db: &mut PgConnection,
-    limit: u32,
-) -> Result<Vec<ProvisionId>, StoreError> {
-    let ids = sqlx::query_scalar!(
-        "select p.id
+pub async fn devices(db: &mut PgConnection) -> Result<Vec<RunningDevice>, StoreError> {
+    let rows = sqlx::query!(
+        "select p.id, p.attempt, a.tailscale_node_id
          from provisions p
          join attempts a on a.provision_id = p.id and a.number = p.attempt
-         where p.status = 'running' and a.tailscale_ip is not null
-         order by p.created_at desc
-         limit $1",
-        i64::from(limit),
+         where p.status = 'running' and a.tailscale_ip is not null"
     )
     .fetch_all(db)
     .await?;
-    Ok(ids.into_iter().map(ProvisionId::new).collect())
-}
-
-/// Whether one of these devices is one that should be running, by node id or address.
-///
-/// # Errors
-/// [`StoreError`] if the database cannot be read.
-pub async fn includes_device(
-    db: &mut PgConnection,
-    node_ids: &[String],
-    addresses: &[String],
-) -> Result<bool, StoreError> {
-    Ok(sqlx::query_scalar!(
-        r#"
-        select exists (
-            select from provisions p
-            join attempts a on a.provision_id = p.id and a.number = p.attempt
-            where p.status = 'running'
-              and (a.tailscale_node_id = any($1) or a.tailscale_ip = any($2))
-        ) as "there!"
-        "#,
-        node_ids,
-        addresses,
-    )
-    .fetch_one(db)
-    .await?)
+    Ok(rows
+        .into_iter()
+        .map(|row| RunningDevice {
+            provision: ProvisionId::new(row.id),
+            attempt: AttemptNumber::new(row.attempt).unwrap_or_default(),
+            node_id: row.tailscale_node_id,
+        })
+        .collect())
 }
 
 /// Whether all of these still should be running.

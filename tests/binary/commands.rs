@@ -225,3 +225,31 @@ async fn no_secret_is_logged_even_when_everything_is() {
     let (code, _) = server.terminate().await;
     assert_eq!(code, Some(0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_cause_of_a_500_is_logged_under_the_requests_id() {
+    let sim = sim();
+    let url = database_url().await;
+    let mut environment = settings(&sim);
+    environment.extend(at(&url));
+    let server = Server::start(&["serve"], &environment).await;
+    let (_urls, seen) = watch::channel(vec![server.url.clone()]);
+    let client = Client::new(seen);
+    let id = Uuid::new_v4();
+    client.callback("started", id, &json!({})).await;
+    // What no version of the program writes.
+    let pool = PgPool::connect(&url).await.unwrap();
+    sqlx::query("update attempts set server_ip = 'nowhere'")
+        .execute(&pool)
+        .await
+        .unwrap();
+    let (status, problem) = client
+        .callback_once("progress", id, &json!({"step": "booted"}))
+        .await
+        .unwrap();
+    assert_eq!((status, &problem["code"]), (500, &json!("internal")));
+    assert!(!problem.to_string().contains("server_ip"), "{problem}");
+    let (log, request_id) = (server.log(), problem["request_id"].as_str().unwrap());
+    let told = |line: &&str| line.contains("server_ip") && line.contains(request_id);
+    assert!(log.lines().any(|line| told(&line)), "{log}");
+}

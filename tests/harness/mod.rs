@@ -281,14 +281,34 @@ impl Service {
     ) -> Self {
         let mut config = config(&options, &database, &sim);
         change(&mut config);
-        let app = App::start(config, Durability::Disposable).await.unwrap();
-        Self {
+        // A whole configuration is too much for every test to carry about.
+        let app = Box::pin(App::start(config, Durability::Disposable))
+            .await
+            .unwrap();
+        let service = Self {
             pool: app.pool().clone(),
             app,
             sim,
             database,
             options,
             client: loopback_client().unwrap(),
+        };
+        service.is_heard().await;
+        service
+    }
+
+    /// Waits for a pulse: only from then on does time pass in which callbacks can be heard.
+    async fn is_heard(&self) {
+        let heard = "select coalesce(backstop_now() - last_pulse_at < interval '5 s', false)
+                     from hearing";
+        let deadline = tokio::time::Instant::now() + PATIENCE;
+        while !sqlx::query_scalar::<_, bool>(heard)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+        {
+            assert!(tokio::time::Instant::now() < deadline, "there is no pulse");
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
@@ -455,6 +475,7 @@ impl Service {
 
     /// Lets time pass in which callbacks can be heard.
     pub async fn pass(&self, by: Duration) {
+        self.is_heard().await;
         let mut transaction = self.pool.begin().await.unwrap();
         // Before the clock: a pulse that waits for the row goes on with the new time.
         sqlx::query("update hearing set last_pulse_at = last_pulse_at + make_interval(secs => $1)")

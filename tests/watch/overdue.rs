@@ -30,6 +30,25 @@ async fn what_no_run_takes_has_never_started_and_can_still_be_taken() {
 }
 
 #[tokio::test]
+async fn once_a_run_has_taken_it_only_the_runs_own_time_counts() {
+    let service = Service::start().await;
+    let body = json!({"agent_id": "web-1"});
+    let created = service.operate("POST", "/v1/provisions", Some(body)).await;
+    let id: Uuid = created.body["id"].as_str().unwrap().parse().unwrap();
+    service.pass(secs(1700)).await;
+    service.started(id, RUN).await;
+    service.pass(secs(200)).await;
+    // Nobody waits for it twice, and first for what is over.
+    assert!(is_waited_for(&service, id).await > secs(1500));
+    service.pass(secs(1500)).await;
+    assert!(is_waited_for(&service, id).await > secs(0));
+    service.pass(secs(101)).await;
+    let provision = failed(&service, id).await;
+    assert_eq!(provision["rollback"]["reason"], "deadline");
+    assert_eq!(provision["attempt"], 1);
+}
+
+#[tokio::test]
 async fn what_does_not_end_in_time_is_failed_and_rolled_back() {
     let service = Service::start().await;
     let (id, _) = under_way(&service).await;

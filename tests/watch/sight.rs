@@ -1,15 +1,28 @@
 //! A credential that shows none of the machines that should be running proves nothing gone.
 
-use backstop::sim::{Sim, SimOptions};
+use std::time::Duration;
+
+use backstop::sim::{Fault, FaultKind, Sim, SimOptions, Vendor};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::harness::{Made, Service, Stopped, steps};
-use crate::support::{RUN, in_use, secs, servers_only, under_way};
+use crate::harness::{Made, Service, Stopped, TAG, steps};
+use crate::support::{RUN, events, in_use, secs, servers_only, under_way, until};
 
-/// An empty project and an empty tailnet: what a token of another shows.
+/// What a token of another project and tailnet shows: nothing of ours, and somebody else's machine.
 fn elsewhere() -> Sim {
-    Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default()).unwrap()
+    let sim = Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default()).unwrap();
+    let controller = Uuid::new_v4().to_string();
+    let name = "agent-of-another";
+    sim.add_server(
+        name,
+        [
+            ("managed-by", "backstop"),
+            ("backstop-controller", &controller),
+        ],
+    );
+    sim.add_device(name, &[TAG]);
+    sim
 }
 
 /// Starts again with the credential of another world; the one that is ours.
@@ -46,7 +59,6 @@ async fn stuck(service: &Service, id: Uuid, resources: &[&str]) {
 
 /// Fails while the vendors are not looked at.
 async fn fail_and_stop(service: Service, id: Uuid, ids: &Value) -> Stopped {
-    use backstop::sim::{Fault, FaultKind, Vendor};
     for vendor in [Vendor::Hetzner, Vendor::Tailscale] {
         let down = FaultKind::status(503);
         service
@@ -172,4 +184,30 @@ async fn one_of_many_machines_is_evidence_enough() {
     let none = serde_json::json!({"may_exist": []});
     service.callback("failure", id, RUN, none).await;
     service.settled(id).await;
+}
+
+#[tokio::test]
+async fn a_machine_that_stops_running_while_it_is_looked_for_casts_no_suspicion() {
+    let service = Service::start_with(servers_only()).await;
+    let (running, machine) = in_use(&service).await;
+    let id = Uuid::new_v4();
+    service.started(id, RUN).await;
+    service.sim.remove_server(machine.server);
+    // After the search's own list come those that look for what should be running.
+    let slow = Fault::on(
+        Vendor::Hetzner,
+        "GET",
+        "/servers",
+        FaultKind::Delay { delay_ms: 1500 },
+    );
+    service.sim.fault(slow.after(1));
+    let none = serde_json::json!({"may_exist": []});
+    service.callback("failure", id, RUN, none).await;
+    until(async || (!service.sim.history().is_empty()).then_some(())).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let path = format!("/v1/provisions/{running}");
+    service.operate("DELETE", &path, None).await;
+
+    service.settled(id).await;
+    assert_eq!(events(&service, id, "step.stuck").await.len(), 0);
 }

@@ -88,6 +88,7 @@ pub async fn known(db: &mut PgConnection, seen: &[Sighting]) -> Result<Vec<Known
         .collect())
 }
 
+#[expect(clippy::struct_excessive_bools, reason = "one each for a column")]
 struct KnownRow {
     current: Option<i32>,
     disowned: bool,
