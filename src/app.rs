@@ -14,12 +14,13 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
 use crate::http::{Api, router};
+use crate::metrics::Metrics;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::{connect, controller_id, migrate, too_old};
-use crate::sweep::Vendors;
 use crate::sweep::periodic::Sweeper;
+use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
 
@@ -124,25 +125,22 @@ impl App {
 
         let tracker = TaskTracker::new();
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
+        let metrics = Metrics::new();
+        tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
         let vendors = Vendors {
-            hetzner: Arc::new(config.hetzner),
+            hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
                 .tailscale
-                .map(|(client, tag)| (Arc::new(client), tag)),
+                .map(|(client, tag)| (Arc::new(client.counted_in(&metrics)), tag)),
             controller,
         };
-        let hands = [Some(Hands::Hetzner(vendors.hetzner.clone()))]
-            .into_iter()
-            .chain([vendors
-                .tailscale
-                .clone()
-                .map(|(client, tag)| Hands::Tailscale { client, tag })]);
-        for hands in hands.flatten() {
+        for hands in hands(&vendors) {
             let worker = Worker::new(
                 pool.clone(),
                 changes.clone(),
+                metrics.clone(),
                 config.rollback,
                 hands,
                 controller,
@@ -175,6 +173,7 @@ impl App {
             changes.clone(),
             config.sweep,
             vendors,
+            Budgets::new(pool, config.rollback.rate_reserve),
             work.clone(),
         );
         let api = Api {
@@ -188,6 +187,8 @@ impl App {
             managed,
             provision_timeout: config.provision_timeout,
             stuck_after: config.rollback.stuck_after,
+            metrics,
+            counted: Arc::default(),
             stop: intake.clone(),
         };
         let http = tokio::spawn(
@@ -279,4 +280,13 @@ impl App {
         }
         self.database.close().await
     }
+}
+
+/// One for each vendor that there is.
+fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
+    let tailscale = vendors.tailscale.clone();
+    let tailscale = tailscale.map(|(client, tag)| Hands::Tailscale { client, tag });
+    [Some(Hands::Hetzner(vendors.hetzner.clone())), tailscale]
+        .into_iter()
+        .flatten()
 }

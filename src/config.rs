@@ -15,6 +15,7 @@ use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::PgConnectOptions;
 
 use crate::domain::backoff::Backoff;
+use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
@@ -146,6 +147,14 @@ pub struct Settings {
           default_value = "1h", value_parser = duration)]
     pub stuck_after: Duration,
 
+    /// Share of the vendor's rate limit that is left to others, from 0 to 1
+    #[arg(
+        long,
+        env = "BACKSTOP_RATE_RESERVE",
+        value_name = "BACKSTOP_RATE_RESERVE",
+        default_value = "0.2"
+    )]
+    pub rate_reserve: Reserve,
     /// How often the vendors' lists are compared with the database
     #[arg(long, env = "BACKSTOP_SWEEP_INTERVAL", value_name = "BACKSTOP_SWEEP_INTERVAL",
           default_value = "10m", value_parser = duration)]
@@ -291,6 +300,7 @@ impl Settings {
                 },
                 stuck_after: self.stuck_after,
                 late_arrival_window: self.late_arrival_window,
+                rate_reserve: self.rate_reserve,
             },
             sweep: periodic::Settings {
                 every: self.sweep_interval,

@@ -24,8 +24,9 @@ use crate::providers::{GitHub, VendorError};
 use crate::rollback::jittered;
 use crate::store::StoreError;
 use crate::store::changes::Changes;
-use crate::store::dispatches::{self, ClaimedDispatch, Outcome, claim_due_dispatch, next_due_in};
-use crate::store::ledger::Reported;
+use crate::store::dispatches::{
+    self, ClaimedDispatch, Outcome, Reported, claim_due_dispatch, next_due_in,
+};
 use crate::store::provisions::{Written, read, write};
 
 /// How long a claim holds. Longer than its requests can take, with a margin: seven at most, where

@@ -15,8 +15,10 @@
 //! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`dispatch`]: sends the workflows that the outbox has.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
-//! - [`providers`]: the clients for Hetzner, Tailscale and GitHub.
-//! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
+//! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
+//!   sent, shared by all replicas.
+//! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
+//!   is counted.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
 //!
@@ -24,11 +26,13 @@
 //! nothing, and several processes can share the work.
 
 pub mod app;
+pub mod budget;
 pub mod config;
 pub mod demo;
 pub mod dispatch;
 pub mod domain;
 pub mod http;
+pub mod metrics;
 pub mod postgres;
 pub mod providers;
 pub mod rollback;

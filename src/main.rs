@@ -196,7 +196,7 @@ async fn sweep(
     let findings = if mandate == Mandate::Report {
         let now = sweeps::now(&mut db).await?;
         drop(db);
-        sweep::look(&database.pool, &vendors, now).await?
+        sweep::look(&database.pool, &vendors, None, now).await?
     } else {
         let begun = sweeps::begin(&mut db).await?;
         drop(db);

@@ -46,10 +46,12 @@ fn nothing_below(folder: &str, uses: &[&str]) {
 fn domain_imports_nobody_and_does_no_io() {
     let others = [
         "crate::app",
+        "crate::budget",
         "crate::config",
         "crate::demo",
         "crate::dispatch",
         "crate::http",
+        "crate::metrics",
         "crate::postgres",
         "crate::providers",
         "crate::rollback",
@@ -71,6 +73,7 @@ fn http_calls_no_vendor_and_no_worker() {
         "src/http",
         &[
             "crate::providers",
+            "crate::budget",
             "rollback::worker",
             "crate::dispatch",
             "crate::sim",
@@ -135,7 +138,19 @@ fn store_and_providers_know_nothing_above_them() {
     ];
     nothing_below("src/store", &above);
     nothing_below("src/providers", &above);
-    nothing_below("src/providers", &["crate::store", "sqlx"]);
+    nothing_below("src/providers", &["crate::store", "crate::budget", "sqlx"]);
+}
+
+#[test]
+fn nothing_is_counted_for_the_whole_process() {
+    let global = [
+        "set_global_recorder",
+        "install_recorder",
+        "counter!(",
+        "gauge!(",
+        "histogram!(",
+    ];
+    nothing_below("src", &global);
 }
 
 #[test]

@@ -24,6 +24,7 @@ use uuid::Uuid;
 use crate::app::App;
 use crate::config::{Config, Database};
 use crate::domain::backoff::Backoff;
+use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
@@ -81,7 +82,13 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
         postgres = PrivatePostgres::start_temporary() => postgres?,
     };
     println!("  Postgres {} is up", postgres.version());
-    let sim = Sim::start(([127, 0, 0, 1], 0).into(), SimOptions::default())
+    // It does in minutes what a project does in hours.
+    let options = SimOptions {
+        rate_limit: 36_000,
+        rate_refill_per_second: 10.0,
+        ..SimOptions::default()
+    };
+    let sim = Sim::start(([127, 0, 0, 1], 0).into(), options)
         .context("the simulated vendors cannot be started")?;
     println!(
         "  simulated Hetzner and Tailscale on http://{}",
@@ -152,6 +159,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             },
             stuck_after: Duration::from_secs(3600),
             late_arrival_window: LATE_ARRIVAL_WINDOW,
+            rate_reserve: Reserve::default(),
         },
         sweep: periodic::Settings {
             every: SWEEP_EVERY,

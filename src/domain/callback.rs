@@ -68,6 +68,15 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Each of the four.
+    pub const ALL: [Self; 4] = [Self::Started, Self::Progress, Self::Success, Self::Failure];
+
+    /// The one that is spelled so.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.as_str() == text)
+    }
+
     /// As it stands in the path and in `type`.
     #[must_use]
     pub fn as_str(self) -> &'static str {

@@ -11,12 +11,14 @@
 //!   heard, and whether this database may act on not having heard one.
 //! - [`absence`]: when an empty list is proof.
 //! - [`backoff`]: how long to leave a failed delete alone.
+//! - [`budget`]: how many requests a vendor may be sent.
 //!
 //! Everything here is pure: time comes in as an argument, taken from the database by whoever
 //! calls. This module imports no other part of the crate.
 
 pub mod absence;
 pub mod backoff;
+pub mod budget;
 pub mod callback;
 pub mod fields;
 pub mod hearing;

@@ -120,6 +120,9 @@ pub struct IllegalEvent {
 }
 
 impl StepState {
+    /// Every [`Self::name`].
+    pub const NAMES: [&str; 5] = ["due", "waiting", "leased", "gone", "refused"];
+
     /// The table.
     ///
     /// # Errors

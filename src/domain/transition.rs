@@ -24,6 +24,17 @@ pub enum Status {
     Destroyed,
 }
 
+impl Status {
+    /// Every status.
+    pub const ALL: [Self; 5] = [
+        Self::Queued,
+        Self::Provisioning,
+        Self::Running,
+        Self::Failed,
+        Self::Destroyed,
+    ];
+}
+
 /// What moves a provision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -34,10 +34,28 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// How often a waiting caller's rollback is looked at without having heard that it changed.
 const LOOK_EVERY: Duration = Duration::from_secs(2);
 
+type CallbackPath = Result<Path<(String, String)>, PathRejection>;
+
 /// `POST /v1/provisions/{id}/callbacks/{kind}`
 pub(super) async fn receive(
     State(api): State<Api>,
-    path: Result<Path<(String, String)>, PathRejection>,
+    path: CallbackPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let kind = match &path {
+        Ok(Path((_, kind))) => Kind::parse(kind).map_or("unknown", Kind::as_str),
+        Err(_) => "unknown",
+    };
+    let answer = take(&api, path, headers, body).await;
+    let result = answer.as_ref().map_or_else(Problem::code, |_| "accepted");
+    api.metrics.callback(kind, result);
+    answer
+}
+
+async fn take(
+    api: &Api,
+    path: CallbackPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -47,10 +65,10 @@ pub(super) async fn receive(
 
     let (id, kind) = parse_path(path)?;
     body::require_json(&headers)?;
-    let callback = parse(&Fields::parse(&body)?, id, kind, &api)?;
+    let callback = parse(&Fields::parse(&body)?, id, kind, api)?;
 
-    let accepted = record(&api, &callback).await?;
-    answer(&api, &callback, &accepted, wait_asked_for(&headers)).await
+    let accepted = record(api, &callback).await?;
+    answer(api, &callback, &accepted, wait_asked_for(&headers)).await
 }
 
 /// Decides and writes, until the decision rests on what is there.
@@ -195,16 +213,11 @@ fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
         .map(|seconds| Duration::from_secs(seconds).min(LONGEST_WAIT))
 }
 
-fn parse_path(
-    path: Result<Path<(String, String)>, PathRejection>,
-) -> Result<(ProvisionId, Kind), Problem> {
+fn parse_path(path: CallbackPath) -> Result<(ProvisionId, Kind), Problem> {
     let Path((id, kind)) = path.map_err(|_| Problem::invalid_parameter("the path is not UTF-8"))?;
-    let kind = [Kind::Started, Kind::Progress, Kind::Success, Kind::Failure]
-        .into_iter()
-        .find(|known| known.as_str() == kind)
-        .ok_or_else(|| {
-            Problem::not_found("the callbacks are started, progress, success and failure")
-        })?;
+    let kind = Kind::parse(&kind).ok_or_else(|| {
+        Problem::not_found("the callbacks are started, progress, success and failure")
+    })?;
     Ok((super::provisions::parse_id(&id)?, kind))
 }
 

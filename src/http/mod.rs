@@ -2,13 +2,14 @@
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
-//! - [`callbacks`], [`provisions`], [`orphans`], [`health`]: the calls.
+//! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
 mod body;
 mod callbacks;
 mod health;
+pub mod metrics;
 mod orphans;
 mod problem;
 pub mod proof;
@@ -19,8 +20,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::Request;
-use axum::http::{HeaderName, HeaderValue};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -32,7 +33,9 @@ use uuid::Uuid;
 
 use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
+use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use metrics::Counted;
 use problem::Problem;
 use proof::ProofOfCaller;
 use tokens::Tokens;
@@ -60,12 +63,17 @@ pub struct Api {
     pub provision_timeout: Duration,
     /// Unsettled for this long: stuck.
     pub stuck_after: Duration,
+    /// What is counted and measured.
+    pub metrics: Metrics,
+    /// What was counted for it in the database.
+    pub counted: Arc<Counted>,
     /// Cancelled when the service stops: whoever waits is answered.
     pub stop: CancellationToken,
 }
 
 /// The whole API.
 pub fn router(api: Api) -> Router {
+    let metrics = api.metrics.clone();
     Router::new()
         .route(
             "/v1/provisions/{id}/callbacks/{kind}",
@@ -84,16 +92,17 @@ pub fn router(api: Api) -> Router {
         .route("/v1/orphans", get(orphans::list))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .route("/metrics", get(metrics::show))
         .with_state(api)
         .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn(identify))
+        .layer(middleware::from_fn_with_state(metrics, identify))
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const MAX_REQUEST_ID: usize = 128;
 
-/// Gives every request an id, or keeps the caller's; logs it; writes problems with it.
-async fn identify(request: Request, next: Next) -> Response {
+/// Gives every request an id, or keeps the caller's; logs and counts it; writes problems with it.
+async fn identify(State(metrics): State<Metrics>, request: Request, next: Next) -> Response {
     let id = request
         .headers()
         .get(X_REQUEST_ID)
@@ -102,13 +111,17 @@ async fn identify(request: Request, next: Next) -> Response {
         .unwrap_or_else(fresh_request_id);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let route = request.extensions().get::<MatchedPath>().cloned();
     let started = tokio::time::Instant::now();
 
     // What is logged on the way, above all the cause of a 500, is found by the request's id.
     let span = tracing::error_span!("request", request.id = ?id);
     let mut response = problem::render(next.run(request).instrument(span).await, &id);
     let status = response.status();
-    let elapsed_ms = started.elapsed().as_millis();
+    let elapsed = started.elapsed();
+    let elapsed_ms = elapsed.as_millis();
+    let route = route.as_ref().map_or("none", MatchedPath::as_str);
+    metrics.http_request(name(&method), route, status.as_u16(), elapsed);
     if status.is_success() {
         tracing::debug!(
             http.method = %method, http.path = path, http.status = status.as_u16(),
@@ -122,6 +135,20 @@ async fn identify(request: Request, next: Next) -> Response {
     }
     response.headers_mut().insert(X_REQUEST_ID, id);
     response
+}
+
+/// A caller can make up methods; metrics know these.
+fn name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
 }
 
 fn fresh_request_id() -> HeaderValue {

@@ -111,6 +111,11 @@ impl Problem {
         }
     }
 
+    /// The stable code.
+    pub(super) fn code(&self) -> &'static str {
+        self.code
+    }
+
     fn title(&self) -> &'static str {
         match self.code {
             "invalid_body" => "The body is not what this call takes",

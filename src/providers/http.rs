@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{FailedCall, SetupError, Vendor, VendorError};
+use crate::metrics::Metrics;
 
 /// The largest answer taken: far above what a full list is, far below what hurts.
 const LARGEST_BODY: usize = 16 * 1024 * 1024;
@@ -59,6 +60,7 @@ pub(super) struct Http {
     base: Url,
     client: reqwest::Client,
     timeouts: Timeouts,
+    metrics: Option<Metrics>,
 }
 
 impl Http {
@@ -89,7 +91,12 @@ impl Http {
             base,
             client,
             timeouts,
+            metrics: None,
         })
+    }
+
+    pub(super) fn count_in(&mut self, metrics: &Metrics) {
+        self.metrics = Some(metrics.clone());
     }
 
     pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), SetupError> {
@@ -283,6 +290,9 @@ impl Call<'_> {
             elapsed_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
             "vendor called"
         );
+        if let Some(metrics) = &http.metrics {
+            metrics.vendor_request(http.vendor.as_str(), origin.method.as_str(), status);
+        }
         match outcome {
             Ok((status, headers, body)) => Ok(Answer {
                 status,

@@ -12,6 +12,13 @@ use crate::providers::hetzner::{ActionStatus, Deletion, Server};
 use crate::providers::{Hetzner, VendorError};
 use crate::store::ledger::{ClaimedStep, Outcome, Subject};
 
+/// How many lists and polls a look is.
+pub(super) fn looks(steps: &[ClaimedStep]) -> u32 {
+    let polls = steps.iter().filter_map(action_of).count();
+    let polls = polls.div_ceil(Hetzner::ACTIONS_A_CALL);
+    1 + u32::try_from(polls).unwrap_or(u32::MAX)
+}
+
 /// What one look shows, for a whole batch. The list is begun after the actions were asked after, so
 /// that it can prove what they claim.
 pub(super) struct View {
@@ -45,7 +52,7 @@ pub(super) async fn carry_out(
     client: &Hetzner,
     view: &Result<View, VendorError>,
     step: Arc<ClaimedStep>,
-    judge: &Judge,
+    judge: &Judge<'_>,
     sight: &Sight<'_>,
 ) -> Outcome {
     let view = match view {
@@ -59,7 +66,7 @@ pub(super) async fn carry_out(
     outcome.unwrap_or_else(|error| judge.failed(&step, &error))
 }
 
-async fn search(view: &View, step: &ClaimedStep, judge: &Judge, sight: &Sight<'_>) -> Outcome {
+async fn search(view: &View, step: &ClaimedStep, judge: &Judge<'_>, sight: &Sight<'_>) -> Outcome {
     let own = view
         .servers
         .iter()
@@ -74,7 +81,7 @@ async fn remove(
     view: &View,
     step: &ClaimedStep,
     vendor_id: &VendorId,
-    judge: &Judge,
+    judge: &Judge<'_>,
     sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let Ok(id) = vendor_id.as_str().parse::<u64>() else {
@@ -107,6 +114,9 @@ async fn remove(
         }
         _ => {}
     }
+    if !judge.permit.one_more(client.rate()) {
+        return Ok(judge.held_back(client.rate()));
+    }
 
     // What the list does not show is asked for by its id: it may carry other labels, or none.
     let asked;
@@ -138,7 +148,7 @@ async fn remove(
 }
 
 /// Whether a server carries all five labels of the step's attempt.
-fn is_own(server: &Server, step: &ClaimedStep, judge: &Judge) -> bool {
+fn is_own(server: &Server, step: &ClaimedStep, judge: &Judge<'_>) -> bool {
     Names::new(step.provision, step.attempt)
         .labels(judge.controller, step.run)
         .iter()

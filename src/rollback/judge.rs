@@ -6,11 +6,13 @@ use std::time::Duration;
 use rand::RngExt;
 
 use super::sight::Sight;
+use crate::budget::Permit;
 use crate::domain::absence::{Verdict, judge_empty_list};
 use crate::domain::backoff::Backoff;
 use crate::domain::fields::VendorId;
 use crate::domain::names::ControllerId;
 use crate::providers::VendorError;
+use crate::providers::hetzner::RateLimit;
 use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome};
 
 /// What is locked is locked for seconds: the vendor is finishing something else.
@@ -23,16 +25,18 @@ pub(super) const POLL: (Duration, Duration) = (Duration::from_millis(500), Durat
 /// long. Only then is it deleted once more.
 const LIST_MAY_LAG: Duration = Duration::from_secs(60);
 
-/// The settings that answers are judged by.
+/// What answers are judged by.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Judge {
+pub(super) struct Judge<'a> {
     /// The pause after a failed try.
     pub retry: Backoff,
     /// Who this database is to the vendors.
     pub controller: ControllerId,
+    /// What the batch may send.
+    pub permit: &'a Permit,
 }
 
-impl Judge {
+impl Judge<'_> {
     /// What a failed request means for its step.
     pub(super) fn failed(&self, step: &ClaimedStep, error: &VendorError) -> Outcome {
         let retry = self.retry;
@@ -48,9 +52,11 @@ impl Judge {
                 base: retry.cap,
                 ..retry
             },
-            VendorError::RateLimited { .. }
-            | VendorError::Unavailable(_)
-            | VendorError::Rejected(_) => retry,
+            VendorError::RateLimited { retry_after, .. } => {
+                self.permit.turned_away(*retry_after);
+                retry
+            }
+            VendorError::Unavailable(_) | VendorError::Rejected(_) => retry,
         };
         // Until the vendor's own reset, but never longer than the cap: its reset is when the
         // budget is full again, and one request is available long before.
@@ -91,6 +97,13 @@ impl Judge {
     /// The pause where only a person can help.
     pub(super) fn slowly(&self) -> Duration {
         jittered(self.retry.cap)
+    }
+
+    /// What a step reports that may not send anything now.
+    pub(super) fn held_back(&self, told: Option<RateLimit>) -> Outcome {
+        Outcome::HeldBack {
+            retry_in: self.permit.rest_in(told),
+        }
     }
 
     /// The pause before a delete that the vendor accepted and did not carry out is begun anew.

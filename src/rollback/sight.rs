@@ -44,7 +44,7 @@ pub(super) struct Sight<'a> {
     pool: &'a PgPool,
     hands: &'a Hands,
     last: &'a LastSight,
-    judge: Judge,
+    judge: Judge<'a>,
     told: OnceCell<Result<(), Blind>>,
 }
 
@@ -64,7 +64,7 @@ impl<'a> Sight<'a> {
         pool: &'a PgPool,
         hands: &'a Hands,
         last: &'a LastSight,
-        judge: Judge,
+        judge: Judge<'a>,
     ) -> Self {
         Self {
             pool,

@@ -16,6 +16,12 @@ use crate::store::ledger::{ClaimedStep, Outcome, Subject};
 /// not lag.
 const LOOK_IN: Duration = Duration::ZERO;
 
+/// How many lists a look is.
+pub(super) fn looks(steps: &[ClaimedStep]) -> u32 {
+    let needs = |resource| steps.iter().any(|step| step.resource == resource);
+    u32::from(needs(Resource::AuthKey)) + u32::from(needs(Resource::Device))
+}
+
 /// What one look shows, for a whole batch. Only what a step of the batch needs is listed; one
 /// list that fails does not keep the other's steps.
 pub(super) struct View {
@@ -44,7 +50,7 @@ pub(super) async fn carry_out(
     tag: &str,
     view: &View,
     step: Arc<ClaimedStep>,
-    judge: &Judge,
+    judge: &Judge<'_>,
     sight: &Sight<'_>,
 ) -> Outcome {
     let outcome = match step.resource {
@@ -64,7 +70,7 @@ async fn key_step(
     client: &Tailscale,
     keys: &[Key],
     step: &ClaimedStep,
-    judge: &Judge,
+    judge: &Judge<'_>,
     sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let description = Names::new(step.provision, step.attempt).key_description();
@@ -78,6 +84,9 @@ async fn key_step(
         }
         Subject::Id(id) => id,
     };
+    if !judge.permit.one_more(None) {
+        return Ok(judge.held_back(None));
+    }
     let asked;
     let key = if let Some(key) = keys.iter().find(|key| key.id == id.as_str()) {
         key
@@ -111,7 +120,7 @@ async fn device_step(
     tag: &str,
     devices: &[Device],
     step: &ClaimedStep,
-    judge: &Judge,
+    judge: &Judge<'_>,
     sight: &Sight<'_>,
 ) -> Result<Outcome, VendorError> {
     let hostname = Names::new(step.provision, step.attempt).server_name();
@@ -133,6 +142,9 @@ async fn device_step(
         }
         Subject::Id(id) => id,
     };
+    if !judge.permit.one_more(None) {
+        return Ok(judge.held_back(None));
+    }
     let asked;
     let device = if let Some(device) = devices.iter().find(|device| device.answers_to(id.as_str()))
     {
@@ -158,7 +170,7 @@ async fn device_step(
     Ok(after(deletion?, step, id, judge))
 }
 
-fn after(deletion: Deletion, step: &ClaimedStep, id: &VendorId, judge: &Judge) -> Outcome {
+fn after(deletion: Deletion, step: &ClaimedStep, id: &VendorId, judge: &Judge<'_>) -> Outcome {
     match deletion {
         Deletion::Deleted => Outcome::Accepted {
             action_id: None,

@@ -6,6 +6,9 @@
 //! itself. Nothing is done twice in one claim: a delete that was accepted is looked at in the
 //! next, so there is one way to go on after an answer and after a crash.
 //!
+//! What a batch may send is asked of the vendor's rate budget before it looks. What it does not get
+//! a permit for it gives back, with no try counted.
+//!
 //! A loop is woken by announced changes and by the next due time. It never waits inside a step
 //! for anything but the vendor's answer, whose time-out is far shorter than the lease.
 
@@ -14,7 +17,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use sqlx::PgPool;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,18 +25,26 @@ use tokio_util::task::TaskTracker;
 use super::judge::Judge;
 use super::sight::{LastSight, Sight};
 use super::{hetzner, tailscale};
+use crate::budget::{Asked, Budget, Permit};
 use crate::domain::backoff::Backoff;
+use crate::domain::budget::{PERMIT_LASTS, Purpose, Reserve};
 use crate::domain::names::{ControllerId, ProvisionId};
 use crate::domain::step::Resource;
+use crate::metrics::Metrics;
+use crate::providers::hetzner::RateLimit;
 use crate::providers::{Hetzner, Tailscale, Vendor};
 use crate::store::StoreError;
 use crate::store::changes::Changes;
-use crate::store::ledger::{self, ClaimedStep, Outcome, Reported, claim_due_steps, next_due_in};
+use crate::store::ledger::{
+    self, ClaimedStep, Outcome, Reported, Subject, claim_due_steps, next_due_in,
+};
 
 /// Most steps in one claim; Hetzner lists as many on one page.
 const BATCH: u32 = 50;
+/// Most lists and polls that a batch begins with: one list, and 25 actions a poll.
+const MOST_LOOKS: u32 = 3;
 /// How long a claim holds. Longer than a batch's requests can take, with a margin.
-const LEASE: Duration = Duration::from_secs(120);
+const LEASE: Duration = PERMIT_LASTS;
 /// A step is only begun while this much of its lease is left; a step is two requests at most.
 const LEASE_MARGIN: Duration = Duration::from_secs(40);
 /// Batches in hand for one vendor, so that a slow answer does not hold up what comes next.
@@ -56,6 +67,8 @@ pub struct Settings {
     pub stuck_after: Duration,
     /// How long after an attempt's last message a server that was never seen is watched for.
     pub late_arrival_window: Duration,
+    /// The share of a vendor's rate limit that is left to others.
+    pub rate_reserve: Reserve,
 }
 
 /// The vendor that a loop works with.
@@ -75,11 +88,23 @@ pub enum Hands {
 pub struct Worker {
     pool: PgPool,
     changes: Changes,
+    metrics: Metrics,
     settings: Settings,
+    budget: Budget,
+    /// A batch has told the budget what it knows.
+    settled: Notify,
     hands: Hands,
     controller: ControllerId,
     last_sight: LastSight,
     stop: CancellationToken,
+}
+
+/// What there is to do now.
+enum Next {
+    Batch(Vec<ClaimedStep>, Permit),
+    Nothing,
+    /// The vendor may not be called before.
+    Closed(Duration),
 }
 
 impl Worker {
@@ -88,14 +113,18 @@ impl Worker {
     pub fn new(
         pool: PgPool,
         changes: Changes,
+        metrics: Metrics,
         settings: Settings,
         hands: Hands,
         controller: ControllerId,
         stop: CancellationToken,
     ) -> Self {
         Self {
+            budget: Budget::new(pool.clone(), hands.vendor(), settings.rate_reserve),
+            settled: Notify::new(),
             pool,
             changes,
+            metrics,
             settings,
             hands,
             controller,
@@ -120,17 +149,22 @@ impl Worker {
                 break;
             };
             while changes.try_recv().is_ok() {}
-            match worker.claim().await {
-                Ok(steps) if !steps.is_empty() => {
+            match worker.next().await {
+                Ok(Next::Batch(steps, permit)) => {
                     let worker = worker.clone();
                     tracker.spawn(async move {
-                        worker.carry_out(steps).await;
+                        worker.carry_out(steps, permit).await;
                         drop(slot);
                     });
                 }
-                Ok(_) => {
+                Ok(Next::Nothing) => {
                     drop(slot);
-                    worker.wait(&mut changes).await;
+                    let next = worker.next_due_in().await;
+                    worker.wait(&mut changes, next).await;
+                }
+                Ok(Next::Closed(time)) => {
+                    drop(slot);
+                    worker.wait(&mut changes, Some(time)).await;
                 }
                 Err(error) => {
                     drop(slot);
@@ -141,6 +175,39 @@ impl Worker {
                         .await;
                 }
             }
+        }
+    }
+
+    /// Claims what is due, and asks what of it may be sent. While the vendor may not be called at
+    /// all nothing is claimed.
+    async fn next(&self) -> Result<Next, StoreError> {
+        let least = Purpose::Delete { looks: MOST_LOOKS };
+        if let Some(time) = self.budget.closed_for(least).await? {
+            return Ok(Next::Closed(time));
+        }
+        let steps = self.claim().await?;
+        if steps.is_empty() {
+            return Ok(Next::Nothing);
+        }
+        let (looks, deletes) = self.hands.requests(&steps);
+        match self.budget.permit(Purpose::Delete { looks }, deletes).await {
+            Ok(Asked::Granted(permit)) => Ok(Next::Batch(steps, permit)),
+            Ok(Asked::NotNow { come_back_in }) => {
+                let retry_in = come_back_in;
+                self.give_back(&steps, &Outcome::HeldBack { retry_in })
+                    .await;
+                Ok(Next::Closed(come_back_in))
+            }
+            Err(error) => {
+                self.give_back(&steps, &Outcome::Released).await;
+                Err(error)
+            }
+        }
+    }
+
+    async fn give_back(&self, steps: &[ClaimedStep], outcome: &Outcome) {
+        for step in steps {
+            self.report(step, outcome).await;
         }
     }
 
@@ -156,15 +223,15 @@ impl Worker {
         .await
     }
 
-    /// Until something changes, or is due, or it is time to look anyway.
-    async fn wait(&self, changes: &mut broadcast::Receiver<ProvisionId>) {
-        let next = match self.pool.acquire().await {
-            Ok(mut db) => next_due_in(&mut db, self.hands.resources())
-                .await
-                .ok()
-                .flatten(),
-            Err(_) => None,
-        };
+    async fn next_due_in(&self) -> Option<Duration> {
+        let mut db = self.pool.acquire().await.ok()?;
+        let next = next_due_in(&mut db, self.hands.resources()).await;
+        next.ok().flatten()
+    }
+
+    /// Until something changes, or the budget may have, or `next` is due, or it is time to look
+    /// anyway.
+    async fn wait(&self, changes: &mut broadcast::Receiver<ProvisionId>, next: Option<Duration>) {
         let pause = next
             .unwrap_or(LOOK_EVERY)
             .clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
@@ -172,17 +239,20 @@ impl Worker {
             () = self.stop.cancelled() => {}
             () = tokio::time::sleep(pause) => {}
             _ = changes.recv() => {}
+            () = self.settled.notified() => {}
         }
     }
 
     /// Looks once for the whole batch, then carries out and reports each step.
-    async fn carry_out(&self, steps: Vec<ClaimedStep>) {
+    async fn carry_out(&self, steps: Vec<ClaimedStep>, permit: Permit) {
         fail::fail_point!("claimed");
         let judge = Judge {
             retry: self.settings.retry,
             controller: self.controller,
+            permit: &permit,
         };
         let sight = Sight::new(&self.pool, &self.hands, &self.last_sight, judge);
+        let told_before = self.hands.rate();
         let begin_before = Instant::now() + LEASE.saturating_sub(LEASE_MARGIN);
         match &self.hands {
             Hands::Hetzner(client) => {
@@ -200,6 +270,14 @@ impl Worker {
                 .await;
             }
         }
+        let told = self.hands.rate().filter(|told| Some(*told) != told_before);
+        if let Err(error) = self.budget.settle(permit, told).await {
+            tracing::warn!(
+                vendor = %self.hands.vendor(), %error,
+                "what the vendor told of its rate limit was not written down"
+            );
+        }
+        self.settled.notify_one();
     }
 
     async fn each<'a, F>(
@@ -239,9 +317,15 @@ impl Worker {
         }
         .await;
         match reported {
-            Ok(Reported::Yes) => {
+            Ok(reported @ (Reported::Yes | Reported::RollbackDone { .. })) => {
                 log(step, outcome);
-                self.changes.announce(step.provision);
+                if let Reported::RollbackDone { took } = reported {
+                    self.metrics.rollback_done(took);
+                }
+                // What is held back has not changed, and is no news to other replicas.
+                if !matches!(outcome, Outcome::HeldBack { .. }) {
+                    self.changes.announce(step.provision);
+                }
             }
             Ok(Reported::FencedOut) => {
                 tracing::debug!(
@@ -294,7 +378,10 @@ fn log(step: &ClaimedStep, outcome: &Outcome) {
         Outcome::Accepted { .. } => "delete accepted",
         Outcome::Gone(_) => "proven gone",
         Outcome::Found(_) => "found something of this attempt's",
-        Outcome::UnderWay { .. } | Outcome::NotSeen { .. } | Outcome::Released => return,
+        Outcome::UnderWay { .. }
+        | Outcome::NotSeen { .. }
+        | Outcome::Released
+        | Outcome::HeldBack { .. } => return,
     };
     tracing::info!(
         provision.id = %step.provision, attempt = %step.attempt,
@@ -308,6 +395,24 @@ impl Hands {
         match self {
             Self::Hetzner(_) => Vendor::Hetzner,
             Self::Tailscale { .. } => Vendor::Tailscale,
+        }
+    }
+
+    /// How many requests a batch needs: lists and polls, then at most one delete for each id.
+    fn requests(&self, steps: &[ClaimedStep]) -> (u32, u32) {
+        let ids = steps.iter().filter(|step| step.subject != Subject::Search);
+        let looks = match self {
+            Self::Hetzner(_) => hetzner::looks(steps),
+            Self::Tailscale { .. } => tailscale::looks(steps),
+        };
+        (looks, u32::try_from(ids.count()).unwrap_or(u32::MAX))
+    }
+
+    /// What the vendor last told of its rate limit, if it tells anything.
+    fn rate(&self) -> Option<RateLimit> {
+        match self {
+            Self::Hetzner(client) => client.rate(),
+            Self::Tailscale { .. } => None,
         }
     }
 

@@ -11,7 +11,6 @@ use serde_json::{Value, json};
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use super::ledger::Reported;
 use super::{StoreError, interval};
 use crate::domain::names::ProvisionId;
 
@@ -105,6 +104,16 @@ pub async fn claim_due_dispatch(
             }
         }
     }
+}
+
+/// Whether a report counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Reported {
+    /// It is written.
+    Yes,
+    /// The dispatch was no longer ours: its lease had run out. Nothing was written.
+    FencedOut,
 }
 
 /// Writes down how a claimed dispatch went, in one statement. What a refusal means for the provision

@@ -7,13 +7,17 @@
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
+//! - [`gauges`]: numbers about all of it, for metrics.
+//! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //!
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
+pub mod budgets;
 pub mod changes;
 pub mod dispatches;
+pub mod gauges;
 pub mod hearing;
 pub mod hold;
 pub mod ledger;

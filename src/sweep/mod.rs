@@ -22,11 +22,13 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
+use crate::budget::Budget;
+use crate::domain::budget::Reserve;
 use crate::domain::names::{ControllerId, Names, ProvisionId};
 use crate::domain::orphans::{Kind, Known, Mandate, Orphan, Sighting, Verdict, judge};
 use crate::domain::step::Resource;
 use crate::providers::hetzner::Priced;
-use crate::providers::{Hetzner, Tailscale};
+use crate::providers::{Hetzner, Tailscale, Vendor};
 use crate::store::StoreError;
 use crate::store::sweeps::{self, Findings, Sweep};
 use lists::{Listed, Lists};
@@ -42,6 +44,24 @@ pub struct Vendors {
     pub controller: ControllerId,
 }
 
+/// What sweeps may send: the vendors' rate budgets, which they share with deletes.
+pub struct Budgets {
+    hetzner: Budget,
+    tailscale: Budget,
+}
+
+impl Budgets {
+    /// `reserve` is the share of a vendor's limit that is left to others.
+    #[must_use]
+    pub fn new(pool: &PgPool, reserve: Reserve) -> Self {
+        let budget = |vendor| Budget::new(pool.clone(), vendor, reserve);
+        Self {
+            hetzner: budget(Vendor::Hetzner),
+            tailscale: budget(Vendor::Tailscale),
+        }
+    }
+}
+
 /// What a sweep did.
 #[derive(Debug)]
 pub struct Swept {
@@ -51,23 +71,23 @@ pub struct Swept {
     pub reopened: Vec<ProvisionId>,
 }
 
-/// Reads the lists, which are begun after `listed_at`, and judges them. Writes nothing.
+/// Reads the lists, which are begun after `listed_at`, and judges them. Writes nothing but what
+/// `budgets` keep; without them, as for somebody who waits, the vendors are asked in any case.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be read. A list that cannot be read is told in the findings.
 pub async fn look(
     pool: &PgPool,
     vendors: &Vendors,
+    budgets: Option<&Budgets>,
     listed_at: DateTime<Utc>,
 ) -> Result<Findings, StoreError> {
-    let tailscale = vendors.tailscale.as_ref();
     // All six lists at once are too much to carry about.
-    let Lists { things, unread } = Box::pin(lists::read(
-        &vendors.hetzner,
-        tailscale.map(|(client, tag)| (client.as_ref(), tag.as_str())),
-        vendors.controller,
-    ))
-    .await;
+    let Lists {
+        things,
+        unread,
+        errors,
+    } = Box::pin(lists::read(vendors, budgets)).await?;
 
     let (seen, priced): (Vec<Sighting>, Vec<Option<Priced>>) = things
         .into_iter()
@@ -76,8 +96,12 @@ pub async fn look(
     let mut db = pool.acquire().await?;
     let ground = sweeps::ground(&mut db, listed_at).await?;
     let known = sweeps::known(&mut db, &seen).await?;
-    let mut findings = Findings::default();
-    if unread.iter().all(|(kind, _)| *kind != Kind::Server) {
+    let mut findings = Findings {
+        unread,
+        errors,
+        ..Findings::default()
+    };
+    if !findings.unread.contains(&Kind::Server) {
         let live: Vec<Names> = seen
             .iter()
             .zip(&known)
@@ -88,10 +112,6 @@ pub async fn look(
     }
     drop(db);
 
-    for (kind, error) in unread {
-        findings.unread.push(kind);
-        findings.errors.push(error.to_string());
-    }
     let mut costing = Vec::new();
     for ((thing, priced), known) in seen.into_iter().zip(priced).zip(known) {
         match judge(&thing, known, &ground) {
@@ -140,7 +160,7 @@ pub async fn sweep(
     sweep: &Sweep,
     mandate: Mandate,
 ) -> Result<Swept, StoreError> {
-    let findings = look(pool, vendors, sweep.started_at).await?;
+    let findings = look(pool, vendors, None, sweep.started_at).await?;
     conclude(pool, vendors, sweep, findings, mandate).await
 }
 

@@ -7,7 +7,7 @@ use rand::RngExt;
 use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
-use super::{Vendors, conclude, look};
+use super::{Budgets, Vendors, conclude, look};
 use crate::domain::orphans::Mandate;
 use crate::store::StoreError;
 use crate::store::changes::Changes;
@@ -35,6 +35,7 @@ pub struct Sweeper {
     changes: Changes,
     settings: Settings,
     vendors: Vendors,
+    budgets: Budgets,
     stop: CancellationToken,
 }
 
@@ -46,6 +47,7 @@ impl Sweeper {
         changes: Changes,
         settings: Settings,
         vendors: Vendors,
+        budgets: Budgets,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -53,6 +55,7 @@ impl Sweeper {
             changes,
             settings,
             vendors,
+            budgets,
             stop,
         }
     }
@@ -94,7 +97,8 @@ impl Sweeper {
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Ended, StoreError> {
-        let looked = look(&self.pool, &self.vendors, sweep.started_at);
+        let budgets = Some(&self.budgets);
+        let looked = look(&self.pool, &self.vendors, budgets, sweep.started_at);
         // Only reading is cut short.
         let Some(findings) = self.stop.run_until_cancelled(looked).await else {
             return Ok(Ended::Stopped);

@@ -7,6 +7,7 @@ mod harness;
 #[path = "../harness/log.rs"]
 mod log;
 
+mod budget;
 mod child;
 mod commands;
 mod kills;

@@ -229,6 +229,18 @@ const CASES: &[Case] = &[
         "BACKSTOP_SWEEP_DELETE",
     ),
     (
+        &[("BACKSTOP_RATE_RESERVE", Some("1.01"))],
+        "BACKSTOP_RATE_RESERVE",
+    ),
+    (
+        &[("BACKSTOP_RATE_RESERVE", Some("-0.1"))],
+        "BACKSTOP_RATE_RESERVE",
+    ),
+    (
+        &[("BACKSTOP_RATE_RESERVE", Some("20%"))],
+        "BACKSTOP_RATE_RESERVE",
+    ),
+    (
         &[("BACKSTOP_DATABASE_CONNECTIONS", Some("0"))],
         "BACKSTOP_DATABASE_CONNECTIONS",
     ),

@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use crate::catalogue::{Kind, Wrong};
 use crate::crash::{self, CrashPoint, TURN};
-use crate::harness::{Made, Run, Service, TAG, labels, steps};
+use crate::harness::{Made, Options, Run, Service, TAG, labels, steps};
 use crate::log;
 
 /// What the lease of a crashed worker needs to run out.
@@ -29,7 +29,10 @@ struct Line {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_fault_at_every_crash_point_ends_with_all_of_ours_gone_and_nothing_else() {
     let _turn = TURN.lock().await;
-    let service = Service::start().await;
+    // It is not about the rate limit, and sends more than an hour's worth.
+    let mut options = Options::default();
+    options.sim.rate_limit = 36_000;
+    let service = Service::start_with(options).await;
     let neighbour = Neighbour::start(&service).await;
     let began = Instant::now();
     let (mut lines, mut failures) = (0, Vec::new());

@@ -20,6 +20,7 @@ use std::time::Duration;
 use backstop::app::App;
 use backstop::config::{Config, Database};
 use backstop::domain::backoff::Backoff;
+use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
 use backstop::http::proof::ProofOfCaller;
@@ -213,6 +214,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             retry: options.retry,
             stuck_after: options.stuck_after,
             late_arrival_window: options.late_arrival_window,
+            rate_reserve: Reserve::default(),
         },
         sweep: periodic::Settings {
             every: options.sweep_interval,

@@ -13,7 +13,7 @@ use crate::log;
 const RUN: Run = Run(100, 1);
 
 /// That many provisions that made everything and fail one right after the other.
-async fn fail_together(service: &Service, count: usize) -> Vec<Uuid> {
+pub async fn fail_together(service: &Service, count: usize) -> Vec<Uuid> {
     let mut failed = Vec::new();
     for _ in 0..count {
         let id = Uuid::new_v4();
@@ -29,7 +29,7 @@ async fn fail_together(service: &Service, count: usize) -> Vec<Uuid> {
     failed.into_iter().map(|(id, _)| id).collect()
 }
 
-async fn all_settled(service: &Service, failed: &[Uuid]) {
+pub async fn all_settled(service: &Service, failed: &[Uuid]) {
     for id in failed {
         service.settled(*id).await;
     }

@@ -75,6 +75,14 @@ async fn what_arrives_after_all_was_proven_gone_is_found_and_removed_by_the_next
     );
     assert_eq!(orphans["complete"], true);
     assert_eq!(orphans["errors"], json!([]));
+    let metrics = service.get("/metrics").await;
+    let metrics = metrics.body.as_str().unwrap();
+    for line in [
+        "backstop_orphans{vendor=\"hetzner\"} 1\n",
+        "backstop_orphans{vendor=\"tailscale\"} 2\n",
+    ] {
+        assert!(metrics.contains(line), "{line}{metrics}");
+    }
     let server = &orphans["orphans"][2];
     assert_eq!(server["provision_id"], json!(id));
     assert_eq!(server["attempt"], 1);
@@ -443,7 +451,7 @@ async fn a_dry_look_writes_nothing() {
     let orphans = service.orphans().await;
     let vendors = service.vendors().await;
     let now = service.begin_sweep().await.started_at;
-    let findings = backstop::sweep::look(&service.pool, &vendors, now)
+    let findings = backstop::sweep::look(&service.pool, &vendors, None, now)
         .await
         .unwrap();
     assert_eq!(findings.orphans.len(), 3);

@@ -9,7 +9,7 @@ use backstop::store::sweeps::{self, Claimed, Findings};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::harness::{Options, PATIENCE, Service, labels, unswept_database};
+use crate::harness::{Options, PATIENCE, Service, TAG, labels, unswept_database};
 use crate::log;
 use crate::sweep::over;
 
@@ -129,6 +129,39 @@ async fn before_the_first_sweep_has_ended_the_list_says_so() {
         json!({"swept_at": null, "complete": false, "errors": [], "currency": null,
                "hourly_cost": 0.0, "not_ours": 0, "orphans": []})
     );
+}
+
+#[tokio::test]
+async fn a_sweep_leaves_what_is_scarce_to_deletes_and_says_so() {
+    let service = Service::start_with(every_ten_minutes()).await;
+    // Above the reserve, and below what sweeps leave to deletes, also with what comes back until then.
+    service.sim.set_rate_remaining(750);
+    let (id, started) = over(&service).await;
+    let name = started["server_name"].as_str().unwrap();
+    service.sim.add_device(name, &[TAG]);
+    let before = log::count(&service.sim, Vendor::Hetzner, "GET", "/");
+    service.advance(EVERY).await;
+    until_swept(&service, 2).await;
+    let orphans = service.orphans().await;
+    assert_eq!(
+        orphans["errors"],
+        json!(["hetzner: held back, what is left of its rate limit is for deletes"])
+    );
+    assert_eq!(orphans["complete"], false);
+    assert_eq!(orphans["orphans"].as_array().unwrap().len(), 1);
+    service.settled(id).await;
+    assert_eq!(service.alive(), Vec::<String>::new());
+    assert_eq!(made(&service), 0);
+    assert!(
+        log::count(&service.sim, Vendor::Hetzner, "GET", "/") > before,
+        "deletes go on"
+    );
+
+    // By then enough has come back.
+    service.advance(2 * EVERY).await;
+    until_swept(&service, 3).await;
+    assert_eq!(service.orphans().await["complete"], true);
+    assert_eq!(made(&service), 1);
 }
 
 #[tokio::test]

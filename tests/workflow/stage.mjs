@@ -1,8 +1,9 @@
 // The workflow of this repository on a stage: a world, and runs of it that can be told apart.
 
 import assert from 'node:assert/strict';
+import { execFileSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
-import { dirname, join } from 'node:path';
+import { delimiter, dirname, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 import { checkout, createRun, loadWorkflow, startIssuer } from './runner/index.mjs';
@@ -10,6 +11,10 @@ import { startWorld } from './world/world.mjs';
 
 const FILE = '.github/workflows/provision-agent.yml';
 const stubs = join(dirname(fileURLToPath(import.meta.url)), 'stubs');
+/// Where Python really is: a version manager's shim in front of it costs more than all that it does here.
+const python = dirname(
+  execFileSync('python3', ['-c', 'import os, sys; print(os.path.realpath(sys.executable))']).toString(),
+);
 
 /// Starts the world and loads the workflow.
 export async function startStage() {
@@ -30,7 +35,7 @@ class Stage {
       ...scenario.settings(),
       actions: { 'actions/checkout': checkout(), 'tailscale/github-action': async () => {} },
       issuer: this.issuer,
-      path: stubs,
+      path: `${stubs}${delimiter}${python}`,
       secondMs: 100,
       ...options,
       inputs: { provision_id: scenario.provisionId, agent_id: 'web-1', ...options.inputs },

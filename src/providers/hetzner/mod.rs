@@ -25,12 +25,13 @@ use self::prices::PricingAnswer;
 use self::shapes::{ActionList, OneAction, OneServer, Refusal};
 use super::http::{Answer, Call, Http, bearer};
 use super::{SetupError, Timeouts, Vendor, VendorError};
+use crate::metrics::Metrics;
 
 pub use self::prices::{Priced, Prices};
 pub use self::shapes::{Action, ActionStatus, Ip, Server, Volume};
 
-/// Action ids in one call: what the vendor's own client asks for, and one default page.
-const ACTIONS_A_CALL: usize = 25;
+/// Far longer than a request may take.
+const LATEST_ANSWER_S: i64 = 120;
 
 const LIMIT: HeaderName = HeaderName::from_static("ratelimit-limit");
 const REMAINING: HeaderName = HeaderName::from_static("ratelimit-remaining");
@@ -67,7 +68,23 @@ pub struct RateLimit {
     pub told_at: Option<i64>,
 }
 
+impl RateLimit {
+    fn supersedes(self, known: Self) -> bool {
+        match (self.told_at, known.told_at) {
+            (Some(told), Some(known)) if told > known => true,
+            // No answer is that late: the vendor's clock was set back.
+            (Some(told), Some(known)) if told < known => known - told > LATEST_ANSWER_S,
+            (Some(_), Some(_)) => self.remaining <= known.remaining,
+            (None, Some(_)) => false,
+            (_, None) => true,
+        }
+    }
+}
+
 impl Hetzner {
+    /// Action ids in one call: what the vendor's own client asks for, and one default page.
+    pub const ACTIONS_A_CALL: usize = 25;
+
     /// `endpoint` is `HCLOUD_ENDPOINT` with its `/v1`, `token` is `HCLOUD_TOKEN`.
     ///
     /// # Errors
@@ -89,6 +106,13 @@ impl Hetzner {
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Result<Self, SetupError> {
         self.http.set_timeouts(timeouts)?;
         Ok(self)
+    }
+
+    /// The same client with its requests counted.
+    #[must_use]
+    pub fn counted_in(mut self, metrics: &Metrics) -> Self {
+        self.http.count_in(metrics);
+        self
     }
 
     /// One server; `None` if the vendor answers 404 `not_found` for this id.
@@ -136,7 +160,7 @@ impl Hetzner {
         let asked: Vec<u64> = asked.into_iter().collect();
         let read = async {
             let mut found = BTreeMap::new();
-            for chunk in asked.chunks(ACTIONS_A_CALL) {
+            for chunk in asked.chunks(Self::ACTIONS_A_CALL) {
                 let actions = self.chunk_of_actions(chunk).await?;
                 found.extend(actions.into_iter().map(|action| (action.id, action)));
             }
@@ -200,7 +224,7 @@ impl Hetzner {
     }
 
     /// The budget as last told; `None` before the first answer that tells it. Answers older than
-    /// what is known, by their `Date`, are ignored.
+    /// what is known, by their `Date`, are ignored; of those within a second the lowest counts.
     pub fn rate(&self) -> Option<RateLimit> {
         *self.rate.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,7 +233,7 @@ impl Hetzner {
         let answer = call.bearer(&self.token).send().await?;
         if let Some(told) = rate_limit(&answer) {
             let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
-            if rate.is_none_or(|known| known.told_at <= told.told_at) {
+            if rate.is_none_or(|known| told.supersedes(known)) {
                 *rate = Some(told);
             }
         }

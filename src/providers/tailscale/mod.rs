@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::http::{Answer, Call, Http};
 use super::{SetupError, Timeouts, Vendor, VendorError};
+use crate::metrics::Metrics;
 use credential::Access;
 use shapes::{WireDevice, WireKey};
 
@@ -68,6 +69,13 @@ impl Tailscale {
     pub fn with_timeouts(mut self, timeouts: Timeouts) -> Result<Self, SetupError> {
         self.http.set_timeouts(timeouts)?;
         Ok(self)
+    }
+
+    /// The same client with its requests counted.
+    #[must_use]
+    pub fn counted_in(mut self, metrics: &Metrics) -> Self {
+        self.http.count_in(metrics);
+        self
     }
 
     /// All devices of the tailnet, by ascending id.

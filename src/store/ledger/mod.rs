@@ -123,6 +123,11 @@ pub enum Outcome {
     },
     /// Given back untried.
     Released,
+    /// Given back untried, to be tried later: the vendor may not be sent that much now.
+    HeldBack {
+        /// When to try.
+        retry_in: Duration,
+    },
 }
 
 /// Whether a report counted.
@@ -131,6 +136,11 @@ pub enum Outcome {
 pub enum Reported {
     /// It is written.
     Yes,
+    /// It is written, and with it all of the attempt is proven gone for the first time.
+    RollbackDone {
+        /// Since the end of the attempt was recorded.
+        took: Duration,
+    },
     /// The step was no longer ours, or was touched meanwhile. Nothing was settled.
     FencedOut,
 }
@@ -212,6 +222,9 @@ impl Outcome {
                 }
             }
             Self::Released => StepEvent::Released { at: now },
+            Self::HeldBack { retry_in } => StepEvent::Released {
+                at: now + *retry_in,
+            },
         }
     }
 
@@ -224,7 +237,8 @@ impl Outcome {
             | Self::Found(_)
             | Self::NotSeen { .. }
             | Self::Gone(_)
-            | Self::Released => None,
+            | Self::Released
+            | Self::HeldBack { .. } => None,
         }
     }
 }

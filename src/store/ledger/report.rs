@@ -12,6 +12,9 @@ use crate::domain::fields::VendorId;
 use crate::domain::step::StepState;
 use crate::store::StoreError;
 
+/// What the status API shows of a step that waits for that alone.
+const HELD_BACK: &str = "held back: the vendor's rate limit is down to what is left to others";
+
 /// Writes down how a claimed step went, in the caller's transaction, and what follows from it:
 /// found things get steps of their own, a settled step wakes the searches of its attempt, the last
 /// one ends the rollback.
@@ -40,8 +43,11 @@ pub async fn report(
             ..
         }
     );
-    let stuck =
-        !state.is_settled() && (needs_person || now - step.unsettled_since >= delta(stuck_after));
+    // What was given back untried stands as it stood.
+    let still_stuck =
+        step.was_stuck && matches!(outcome, Outcome::Released | Outcome::HeldBack { .. });
+    let overdue = now - step.unsettled_since >= delta(stuck_after);
+    let stuck = !state.is_settled() && (needs_person || still_stuck || overdue);
 
     if !settle(db, step, outcome, state, stuck, now).await? {
         give_back(db, step, now).await?;
@@ -68,7 +74,9 @@ pub async fn report(
     if state.is_settled() {
         // It may be what another search of the same attempt was waiting for.
         wake_searches(db, of, Some(step.id), now).await?;
-        finish_rollback(db, step).await?;
+        if let Some(took) = finish_rollback(db, step).await? {
+            return Ok(Reported::RollbackDone { took });
+        }
     }
     Ok(Reported::Yes)
 }
@@ -124,7 +132,8 @@ async fn settle(
         Outcome::UnderWay { .. }
         | Outcome::Gone(_)
         | Outcome::Failed { .. }
-        | Outcome::Released => (
+        | Outcome::Released
+        | Outcome::HeldBack { .. } => (
             step.accepted.as_ref().map(|accepted| accepted.at),
             step.accepted
                 .as_ref()
@@ -139,6 +148,11 @@ async fn settle(
         outcome,
         Outcome::Failed { .. } | Outcome::DeleteFailed { .. }
     );
+    let error = match outcome {
+        // Shown unless there is something worse to show.
+        Outcome::HeldBack { .. } if step.last_error.is_none() => Some(HELD_BACK),
+        _ => outcome.error(),
+    };
     let is_try = failed || matches!(outcome, Outcome::Accepted { .. } | Outcome::NotOurs { .. });
     let moved = sqlx::query!(
         "update steps
@@ -173,7 +187,7 @@ async fn settle(
         matches!(outcome, Outcome::Accepted { .. }) && step.subject != Subject::Search,
         is_try,
         failed,
-        outcome.error(),
+        error,
     )
     .execute(db)
     .await?
@@ -181,21 +195,38 @@ async fn settle(
     Ok(moved == 1)
 }
 
-/// Notes the end of the rollback if this was the attempt's last unsettled step.
-async fn finish_rollback(db: &mut PgConnection, step: &ClaimedStep) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into events (provision_id, attempt, kind, data, at)
-         select $1, $2, 'rollback.done', '{}', backstop_now()
-         where not exists (
-             select from steps
-             where provision_id = $1 and attempt = $2 and settled_at is null
-         )",
+/// Notes the end of the rollback if this was the attempt's last unsettled step; how long it took if
+/// it is the attempt's first.
+async fn finish_rollback(
+    db: &mut PgConnection,
+    step: &ClaimedStep,
+) -> Result<Option<Duration>, StoreError> {
+    // The outer part does not see what is inserted, only what was there before.
+    let took_ms = sqlx::query_scalar!(
+        r#"
+        with done as (
+            insert into events (provision_id, attempt, kind, data, at)
+            select $1, $2, 'rollback.done', '{}', backstop_now()
+            where not exists (
+                select from steps
+                where provision_id = $1 and attempt = $2 and settled_at is null
+            )
+            returning at
+        )
+        select (extract(epoch from done.at - a.rollback_started_at) * 1000)::bigint as "took_ms!"
+        from done, attempts a
+        where a.provision_id = $1 and a.number = $2 and a.rollback_started_at is not null
+          and not exists (
+              select from events e
+              where e.provision_id = $1 and e.attempt = $2 and e.kind = 'rollback.done'
+          )
+        "#,
         step.provision.as_uuid(),
         step.attempt.as_i32(),
     )
-    .execute(db)
+    .fetch_optional(db)
     .await?;
-    Ok(())
+    Ok(took_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
 }
 
 /// What the history keeps of an outcome. A failure only when it is not the one before it, so that
@@ -224,7 +255,8 @@ fn history(step: &ClaimedStep, outcome: &Outcome) -> Option<(&'static str, Value
         | Outcome::UnderWay { .. }
         | Outcome::Found(_)
         | Outcome::NotSeen { .. }
-        | Outcome::Released => None,
+        | Outcome::Released
+        | Outcome::HeldBack { .. } => None,
     }
 }
 

@@ -126,13 +126,13 @@ pub async fn begin(db: &mut PgConnection) -> Result<Sweep, StoreError> {
     .await?)
 }
 
-/// Gives a claimed sweep up, so that the next one need not wait for its lease to end.
+/// Gives a claimed sweep up before anything was written, as if it had never been begun.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written.
 pub async fn give_up(db: &mut PgConnection, sweep: &Sweep) -> Result<(), StoreError> {
     sqlx::query!(
-        "update sweeps set held_until = null where id = $1",
+        "delete from sweeps where id = $1 and finished_at is null",
         sweep.id
     )
     .execute(db)

@@ -20,8 +20,9 @@ const FATES = {
   'meets the end of its job’s time': {
     strike: (run) => run.timeOutJob(JOB),
     env: { MINUTE_SECONDS: '0' },
-    // Only a runner that saw the job begin can tell it from a cancel.
-    reason: (step) => (step === 'checkout' ? 'cancelled' : 'timed_out'),
+    // Only a runner that has said `started` can tell it from a cancel.
+    reason: (step, moment) =>
+      step === 'checkout' || (step === 'started' && moment === 'before') ? 'cancelled' : 'timed_out',
   },
   'loses its runner': { strike: (run) => run.killRunner(JOB), reason: () => 'failure' },
 };
@@ -50,7 +51,7 @@ describe('a step', { concurrency: 4 }, () => {
             assert.notEqual(result.conclusion, 'success');
             // The success had been accepted: nobody may delete what is in use.
             if (step === 'succeed' && moment === 'after') await stage.assertInUse(scenario);
-            else await stage.assertGone(scenario, fate.reason(step));
+            else await stage.assertGone(scenario, fate.reason(step, moment));
           } catch (error) {
             error.message += `\n${result.log}`;
             throw error;

@@ -1,0 +1,69 @@
+//! `GET /metrics`: what is counted here, and what the database holds now.
+
+use axum::extract::State;
+use axum::http::HeaderMap;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use super::{Api, Problem};
+use crate::store::StoreError;
+use crate::store::budgets;
+use crate::store::gauges::{self, Totals};
+
+/// How many times as long as counting took its result is shown: whatever the size of the database
+/// and the number of readers, a fiftieth of one connection's time goes into it.
+const KEPT_FOR: u32 = 50;
+
+/// The totals as last counted, and until when they will do.
+#[derive(Debug, Default)]
+pub struct Counted(Mutex<Option<(Totals, Instant)>>);
+
+/// Answers also while the database does not: how often it did not is among the numbers.
+pub(super) async fn show(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
+    api.tokens.require_reader(&headers)?;
+    let (size, idle) = (api.pool.size(), api.pool.num_idle());
+    let idle = u32::try_from(idle).unwrap_or(size).min(size);
+    let most = api.pool.options().get_max_connections();
+    api.metrics.set_connections(idle, size - idle, most);
+
+    let text = with_database(&api).await.unwrap_or_else(|error| {
+        tracing::warn!(%error, "metrics without what is in the database");
+        api.metrics.render_without_database()
+    });
+    let text_format = "text/plain; version=0.0.4; charset=utf-8";
+    Ok(([(CONTENT_TYPE, text_format)], text).into_response())
+}
+
+async fn with_database(api: &Api) -> Result<String, StoreError> {
+    // Held to the end: many readers count once, and none sees half of what another sets.
+    let mut counted = api.counted.0.lock().await;
+    let mut db = api.pool.acquire().await?;
+    if counted
+        .as_ref()
+        .is_none_or(|(_, until)| *until <= Instant::now())
+    {
+        let began = Instant::now();
+        let totals = gauges::totals(&mut db).await?;
+        *counted = Some((totals, Instant::now() + began.elapsed() * KEPT_FOR));
+    }
+    let backlog = gauges::backlog(&mut db).await?;
+    let remaining = budgets::remaining(&mut db).await?;
+    let orphans = gauges::orphans(&mut db).await?;
+    drop(db);
+
+    if let Some((totals, _)) = counted.as_ref() {
+        api.metrics.set_provisions(&totals.provisions);
+        let steps = backlog.unsettled.iter().chain(&totals.settled);
+        api.metrics.set_steps(steps);
+    }
+    api.metrics.set_oldest_unsettled(backlog.oldest);
+    for (vendor, count) in &orphans {
+        api.metrics.set_orphans(vendor, *count);
+    }
+    for (vendor, requests) in remaining {
+        api.metrics.set_rate_remaining(&vendor, requests);
+    }
+    Ok(api.metrics.render())
+}
