@@ -1,0 +1,2 @@
+-- An index holds nothing of its own.
+select;
