@@ -4,4 +4,4 @@ create index steps_of_provision on steps (provision_id, attempt);
 
 comment on column events.kind is
     'What happened: created, callback.*, dispatch.*, superseded, deadline, destroy, disowned, retry, '
-    'step.*, rollback.done.';
+    'step.*, sweep.*, rollback.done.';

@@ -13,13 +13,14 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
-use crate::domain::step::Resource;
 use crate::http::{Api, router};
 use crate::metrics::Metrics;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::{connect, controller_id, migrate, too_old};
+use crate::sweep::periodic::Sweeper;
+use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
 
@@ -128,13 +129,14 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
-        let hetzner = Hands::Hetzner(config.hetzner.counted_in(&metrics));
-        let tailscale = config.tailscale.map(|(client, tag)| Hands::Tailscale {
-            client: client.counted_in(&metrics),
-            tag,
-        });
-        let hands = [Some(hetzner), tailscale].into_iter();
-        for hands in hands.flatten() {
+        let vendors = Vendors {
+            hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
+            tailscale: config
+                .tailscale
+                .map(|(client, tag)| (Arc::new(client.counted_in(&metrics)), tag)),
+            controller,
+        };
+        for hands in hands(&vendors) {
             let worker = Worker::new(
                 pool.clone(),
                 changes.clone(),
@@ -146,7 +148,6 @@ impl App {
             );
             tracker.spawn(worker.run(tracker.clone()));
         }
-
         let dispatches = config.github.is_some();
         let dispatcher = config.github.map(|github| {
             Dispatcher::new(
@@ -158,15 +159,20 @@ impl App {
             )
         });
 
-        let managed: &[Resource] = match tag {
-            Some(_) => &Resource::ALL,
-            None => &[Resource::Server],
-        };
+        let managed = vendors.managed();
         let watcher = Watcher::new(
             pool.clone(),
             changes.clone(),
             config.watch.patience,
             managed,
+            work.clone(),
+        );
+        let sweeper = Sweeper::new(
+            pool.clone(),
+            changes.clone(),
+            config.sweep,
+            vendors,
+            Budgets::new(pool, config.rollback.rate_reserve),
             work.clone(),
         );
         let api = Api {
@@ -194,6 +200,7 @@ impl App {
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
         let heart = tokio::spawn(heart.run(begun.clone()));
         tracker.spawn(watcher.run(begun.clone()));
+        tracker.spawn(sweeper.run(begun.clone()));
         if let Some(dispatcher) = dispatcher {
             tracker.spawn(dispatcher.run(tracker.clone(), begun));
         }
@@ -275,4 +282,13 @@ impl App {
         }
         self.database.close().await
     }
+}
+
+/// One for each vendor that there is.
+fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
+    let tailscale = vendors.tailscale.clone();
+    let tailscale = tailscale.map(|(client, tag)| Hands::Tailscale { client, tag });
+    [Some(Hands::Hetzner(vendors.hetzner.clone())), tailscale]
+        .into_iter()
+        .flatten()
 }

@@ -4,6 +4,7 @@
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
 mod github;
+mod vendors;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -15,14 +16,17 @@ use sqlx::postgres::PgConnectOptions;
 
 use crate::domain::backoff::Backoff;
 use crate::domain::budget::Reserve;
+use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
-use crate::providers::tailscale::TailscaleCredential;
 use crate::providers::{GitHub, Hetzner, Tailscale};
 use crate::rollback::worker;
+use crate::sweep::periodic;
 use crate::watch;
 use github::GitHubSettings;
+
+pub use vendors::VendorSettings;
 
 /// A setting that cannot be used. Names the variable, never a secret's value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -77,63 +81,9 @@ pub struct Settings {
     #[arg(long, env = "BACKSTOP_PUBLIC_URL", value_name = "BACKSTOP_PUBLIC_URL")]
     pub public_url: Option<String>,
 
-    /// Token of the Hetzner project, read and write
-    #[arg(long, env, value_name = "HCLOUD_TOKEN", hide_env_values = true)]
-    pub hcloud_token: Option<SecretString>,
-
-    /// Hetzner's API
-    #[arg(
-        long,
-        env,
-        value_name = "HCLOUD_ENDPOINT",
-        default_value = "https://api.hetzner.cloud/v1"
-    )]
-    pub hcloud_endpoint: String,
-
-    /// Tailscale OAuth client with the scopes devices:core and auth_keys
-    #[arg(long, env, value_name = "TAILSCALE_OAUTH_CLIENT_ID")]
-    pub tailscale_oauth_client_id: Option<String>,
-
-    /// Its secret
-    #[arg(
-        long,
-        env,
-        value_name = "TAILSCALE_OAUTH_CLIENT_SECRET",
-        hide_env_values = true
-    )]
-    pub tailscale_oauth_client_secret: Option<SecretString>,
-
-    /// Tailscale API access token, instead of an OAuth client
-    #[arg(long, env, value_name = "TAILSCALE_API_KEY", hide_env_values = true)]
-    pub tailscale_api_key: Option<SecretString>,
-
-    /// The tailnet; `-` is the credential's own
-    #[arg(
-        long,
-        env,
-        value_name = "TAILSCALE_TAILNET",
-        default_value = "-",
-        allow_hyphen_values = true
-    )]
-    pub tailscale_tailnet: String,
-
-    /// Tailscale's API
-    #[arg(
-        long,
-        env,
-        value_name = "TAILSCALE_BASE_URL",
-        default_value = "https://api.tailscale.com"
-    )]
-    pub tailscale_base_url: String,
-
-    /// Only devices with this tag are ever ours
-    #[arg(
-        long,
-        env = "BACKSTOP_TAILSCALE_TAG",
-        value_name = "BACKSTOP_TAILSCALE_TAG",
-        default_value = "tag:agent"
-    )]
-    pub tailscale_tag: String,
+    /// The vendors.
+    #[command(flatten)]
+    pub vendors: VendorSettings,
 
     /// The workflow that provisions.
     #[command(flatten)]
@@ -205,6 +155,15 @@ pub struct Settings {
         default_value = "0.2"
     )]
     pub rate_reserve: Reserve,
+    /// How often the vendors' lists are compared with the database
+    #[arg(long, env = "BACKSTOP_SWEEP_INTERVAL", value_name = "BACKSTOP_SWEEP_INTERVAL",
+          default_value = "10m", value_parser = duration)]
+    pub sweep_interval: Duration,
+
+    /// Whether that may also delete what carries our controller id and no provision knows
+    #[arg(long, env = "BACKSTOP_SWEEP_DELETE", value_name = "BACKSTOP_SWEEP_DELETE",
+          default_value_t = false, action = clap::ArgAction::Set)]
+    pub sweep_delete: bool,
 }
 
 /// Settings that have been checked.
@@ -231,6 +190,8 @@ pub struct Config {
     pub rollback: worker::Settings,
     /// How provisions are watched over.
     pub watch: watch::Settings,
+    /// How the vendors' lists are swept.
+    pub sweep: periodic::Settings,
 }
 
 /// Where the database is.
@@ -282,14 +243,7 @@ impl Settings {
     /// [`ConfigError`] for what is missing, half-set or cannot be used, naming the variable.
     pub fn check(self) -> Result<Config, ConfigError> {
         let error = |text: &str| ConfigError(text.to_owned());
-        let Some(hcloud_token) = given(self.hcloud_token.as_ref()) else {
-            return Err(error(
-                "HCLOUD_TOKEN is not set: a read and write token of the Hetzner project",
-            ));
-        };
-        let hetzner = Hetzner::new(&self.hcloud_endpoint, hcloud_token)
-            .map_err(|e| ConfigError(e.to_string()))?;
-        let tailscale = self.tailscale()?;
+        let (hetzner, tailscale) = self.vendors.check()?;
         let github = self.github.check()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
@@ -348,6 +302,14 @@ impl Settings {
                 late_arrival_window: self.late_arrival_window,
                 rate_reserve: self.rate_reserve,
             },
+            sweep: periodic::Settings {
+                every: self.sweep_interval,
+                mandate: if self.sweep_delete {
+                    Mandate::Delete
+                } else {
+                    Mandate::Reopen
+                },
+            },
             watch: watch::Settings {
                 patience,
                 public_url: self.public_url()?,
@@ -368,51 +330,6 @@ impl Settings {
             .ok_or_else(|| {
                 ConfigError("BACKSTOP_PUBLIC_URL must be an http:// or https:// URL".to_owned())
             })
-    }
-
-    fn tailscale(&self) -> Result<Option<(Tailscale, String)>, ConfigError> {
-        let error = |text: &str| ConfigError(text.to_owned());
-        let client_id = given_text(self.tailscale_oauth_client_id.as_deref());
-        let client_secret = given(self.tailscale_oauth_client_secret.as_ref());
-        let api_key = given(self.tailscale_api_key.as_ref());
-        let credential = match (client_id, client_secret, api_key) {
-            (None, None, None) => return Ok(None),
-            (Some(client_id), Some(client_secret), None) => TailscaleCredential::OAuth {
-                client_id: client_id.to_owned(),
-                client_secret: client_secret.clone(),
-            },
-            (None, None, Some(api_key)) => TailscaleCredential::ApiKey(api_key.clone()),
-            (Some(_), None, _) => {
-                return Err(error(
-                    "TAILSCALE_OAUTH_CLIENT_ID is set and TAILSCALE_OAUTH_CLIENT_SECRET is not",
-                ));
-            }
-            (None, Some(_), _) => {
-                return Err(error(
-                    "TAILSCALE_OAUTH_CLIENT_SECRET is set and TAILSCALE_OAUTH_CLIENT_ID is not",
-                ));
-            }
-            (Some(_), Some(_), Some(_)) => {
-                return Err(error(
-                    "TAILSCALE_API_KEY and TAILSCALE_OAUTH_CLIENT_ID are both set: use one",
-                ));
-            }
-        };
-        let named = self.tailscale_tag.strip_prefix("tag:").is_some_and(|name| {
-            !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        });
-        if !named {
-            return Err(error(
-                "BACKSTOP_TAILSCALE_TAG must be `tag:` and a name of A-Z a-z 0-9 -",
-            ));
-        }
-        let client = Tailscale::new(
-            &self.tailscale_base_url,
-            &self.tailscale_tailnet,
-            credential,
-        )
-        .map_err(|e| ConfigError(e.to_string()))?;
-        Ok(Some((client, self.tailscale_tag.clone())))
     }
 }
 

@@ -12,6 +12,7 @@
 //!   claimed under leases and settled under a fence.
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
+//! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`dispatch`]: sends the workflows that the outbox has.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
@@ -37,4 +38,5 @@ pub mod providers;
 pub mod rollback;
 pub mod sim;
 pub mod store;
+pub mod sweep;
 pub mod watch;

@@ -1,20 +1,25 @@
 //! Arguments, logs, the command, the exit code.
 //!
-//! Exit codes: 0 done, 1 failed, with one sentence on standard error, 2 usage.
+//! Exit codes: 0 done, 1 failed, with one sentence on standard error, 2 usage or findings.
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write as _};
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::bail;
 use backstop::app::{App, OpenDatabase};
-use backstop::config::{Database, DatabaseSettings, Settings};
+use backstop::config::{Database, DatabaseSettings, Settings, VendorSettings};
 use backstop::domain::names::ProvisionId;
+use backstop::domain::orphans::Mandate;
 use backstop::domain::step::Resource;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::rollback::{Retried, retry_rollback};
 use backstop::sim::{self, SimOptions};
 use backstop::store::hold::{self, Renewed};
+use backstop::store::{controller_id, sweeps};
+use backstop::sweep::table::table;
+use backstop::sweep::{self, Vendors};
 use clap::{Parser, Subcommand};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
@@ -44,6 +49,20 @@ enum Command {
             default_value = "127.0.0.1:8099"
         )]
         listen: SocketAddr,
+    },
+    /// Compare the vendors' lists with the database once
+    Sweep {
+        /// Only say what is there, and write nothing; this is the default
+        #[arg(long)]
+        dry_run: bool,
+        /// Reopen the rollback of what is over, and have deleted what carries our controller id and
+        /// no provision knows
+        #[arg(long, conflicts_with = "dry_run")]
+        delete: bool,
+        #[command(flatten)]
+        vendors: VendorSettings,
+        #[command(flatten)]
+        database: DatabaseSettings,
     },
     /// Make a provision's unsettled steps due now
     Rollback {
@@ -106,6 +125,19 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
         Command::Demo(settings) => return backstop::demo::run(settings, told_to_stop()?).await,
         Command::Sim { listen } => sim::run(listen, SimOptions::default()).await?,
+        Command::Sweep {
+            dry_run: _,
+            delete,
+            vendors,
+            database,
+        } => {
+            let mandate = if delete {
+                Mandate::Delete
+            } else {
+                Mandate::Report
+            };
+            return sweep(mandate, &vendors, &database).await;
+        }
         Command::Rollback { id, database } => rollback(id, &database).await?,
         Command::Resume {
             new_controller: false,
@@ -145,6 +177,44 @@ async fn open(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {
         database = Database::At(Box::new(options));
     }
     OpenDatabase::open(&database, settings.database_connections, Durability::Kept).await
+}
+
+/// Exits with 2 if there is anything that should not be there.
+async fn sweep(
+    mandate: Mandate,
+    vendors: &VendorSettings,
+    database: &DatabaseSettings,
+) -> anyhow::Result<ExitCode> {
+    let (hetzner, tailscale) = vendors.check()?;
+    let database = open(database).await?;
+    let vendors = Vendors {
+        hetzner: Arc::new(hetzner),
+        tailscale: tailscale.map(|(client, tag)| (Arc::new(client), tag)),
+        controller: controller_id(&database.pool).await?,
+    };
+    let mut db = database.pool.acquire().await?;
+    let findings = if mandate == Mandate::Report {
+        let now = sweeps::now(&mut db).await?;
+        drop(db);
+        sweep::look(&database.pool, &vendors, None, now).await?
+    } else {
+        let begun = sweeps::begin(&mut db).await?;
+        drop(db);
+        sweep::sweep(&database.pool, &vendors, &begun, mandate)
+            .await?
+            .findings
+    };
+    database.close().await?;
+    std::io::stdout().write_all(table(&findings, mandate).as_bytes())?;
+    match findings.errors.split_first() {
+        None if findings.orphans.is_empty() => Ok(ExitCode::SUCCESS),
+        None => Ok(ExitCode::from(2)),
+        Some((error, [])) => bail!("the sweep is not complete: {error}"),
+        Some((error, more)) => bail!(
+            "the sweep is not complete: {error}, and {} more",
+            more.len()
+        ),
+    }
 }
 
 /// Workers of a running service take it up within seconds.

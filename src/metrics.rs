@@ -86,9 +86,6 @@ impl Metrics {
             metrics.counter(CALLBACKS, labels).increment(0);
         }
         drop(metrics.histogram(SETTLE_SECONDS, []));
-        for vendor in ["hetzner", "tailscale"] {
-            metrics.set_orphans(vendor, 0);
-        }
         metrics
     }
 
@@ -197,9 +194,10 @@ impl Metrics {
         self.set(RATE_REMAINING, [vendor], float(remaining));
     }
 
-    /// How many things the last sweep found that nobody needs.
-    pub fn set_orphans(&self, vendor: &'static str, count: u64) {
-        self.set(ORPHANS, [("vendor", vendor.into())], float(count));
+    /// How many of a vendor's things sweeps found that should not be there.
+    pub fn set_orphans(&self, vendor: &str, count: u64) {
+        let vendor = ("vendor", vendor.to_owned().into());
+        self.set(ORPHANS, [vendor], float(count));
     }
 
     /// Connections to the database: idle, in use, and the most that there may be.

@@ -57,6 +57,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::rollback",
         "crate::sim",
         "crate::store",
+        "crate::sweep",
         "sqlx",
         "reqwest",
         "tokio",
@@ -85,7 +86,28 @@ fn http_calls_no_vendor_and_no_worker() {
 fn rollback_knows_no_http_of_ours() {
     nothing_below(
         "src/rollback",
-        &["crate::http", "axum", "crate::sim", "crate::dispatch"],
+        &[
+            "crate::http",
+            "crate::sweep",
+            "axum",
+            "crate::sim",
+            "crate::dispatch",
+        ],
+    );
+}
+
+#[test]
+fn a_sweep_deletes_nothing_itself() {
+    nothing_below(
+        "src/sweep",
+        &[
+            "delete_server",
+            "delete_device",
+            "delete_key",
+            "crate::http",
+            "crate::sim",
+            "axum",
+        ],
     );
 }
 
@@ -108,6 +130,7 @@ fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",
         "crate::rollback",
+        "crate::sweep",
         "crate::dispatch",
         "crate::app",
         "crate::sim",

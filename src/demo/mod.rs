@@ -25,6 +25,7 @@ use crate::app::App;
 use crate::config::{Config, Database};
 use crate::domain::backoff::Backoff;
 use crate::domain::budget::Reserve;
+use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
@@ -33,6 +34,7 @@ use crate::providers::tailscale::TailscaleCredential;
 use crate::providers::{Hetzner, Tailscale};
 use crate::rollback::worker;
 use crate::sim::{Sim, SimOptions};
+use crate::sweep::periodic;
 use crate::watch;
 use script::{Ending, SCRIPT};
 use workflow::Stage;
@@ -60,6 +62,7 @@ const OPERATOR_TOKEN: &str = "demo";
 const TAG: &str = "tag:agent";
 /// Short, so that what never appears is proven within a demo.
 const LATE_ARRIVAL_WINDOW: Duration = Duration::from_secs(3);
+const SWEEP_EVERY: Duration = Duration::from_secs(30);
 
 const PATIENCE: Patience = Patience {
     heartbeat_timeout: Duration::from_secs(5 * 60),
@@ -157,6 +160,10 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             stuck_after: Duration::from_secs(3600),
             late_arrival_window: LATE_ARRIVAL_WINDOW,
             rate_reserve: Reserve::default(),
+        },
+        sweep: periodic::Settings {
+            every: SWEEP_EVERY,
+            mandate: Mandate::Reopen,
         },
         watch: watch::Settings {
             patience: PATIENCE,

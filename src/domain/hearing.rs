@@ -154,15 +154,21 @@ impl Hearing {
         (gap <= delta(patience.longest_breath()) && since <= now).then_some(since)
     }
 
+    /// Whether what is known is of another database than this.
+    #[must_use]
+    pub fn is_of_another(&self, fingerprint: &Fingerprint) -> bool {
+        self.fingerprint
+            .is_some_and(|known| fingerprint.is_other_than(&known))
+    }
+
     fn reason_to_hold(&self, pulse: &Pulse, provision_timeout: Duration) -> Option<HoldReason> {
-        let is_other = |known: &Fingerprint| pulse.fingerprint.is_other_than(known);
         let other_url = self
             .public_url
             .as_ref()
             .zip(pulse.public_url.as_ref())
             .is_some_and(|(known, set)| known != set);
         let gap = self.last_pulse_at.map(|last| pulse.now - last);
-        if self.fingerprint.as_ref().is_some_and(is_other) {
+        if self.is_of_another(&pulse.fingerprint) {
             Some(HoldReason::OtherDatabase)
         } else if other_url {
             Some(HoldReason::OtherPublicUrl)

@@ -6,6 +6,7 @@
 //!   the table of who may say what, when.
 //! - [`step`]: one thing that must go; [`step::StepState::after`] is its table.
 //! - [`names`]: what everything a provision creates is called, derived from its id and attempt.
+//! - [`orphans`]: what the vendors' lists show that should not be there.
 //! - [`overdue`]: when a provision has used up its time; [`hearing`]: whether callbacks could be
 //!   heard, and whether this database may act on not having heard one.
 //! - [`absence`]: when an empty list is proof.
@@ -22,6 +23,7 @@ pub mod callback;
 pub mod fields;
 pub mod hearing;
 pub mod names;
+pub mod orphans;
 pub mod overdue;
 pub mod provision;
 pub(crate) mod spelling;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::fields::{Conclusion, Hint, Reason, VendorId};
 use super::names::{AttemptNumber, Names, ProvisionId, Run};
@@ -357,6 +357,75 @@ impl Provision {
         change.record(number, "retry", Map::new());
         Ok(change)
     }
+
+    /// Notes that a vendor's list shows things of an attempt that is over: of the current one, or
+    /// of `earlier`.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] if no run ever took it.
+    pub fn seen_again(
+        self,
+        earlier: Option<Attempt>,
+        things: &[Hint],
+        now: DateTime<Utc>,
+    ) -> Result<Change, IllegalMove> {
+        self.seen(earlier, "sweep.found", things, now)
+    }
+
+    /// Takes over an attempt that only a vendor's list knows, of a provision that nobody heard of.
+    /// What follows in the same transaction is to destroy it.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] never; it is for the table to say so.
+    pub fn adopt(
+        id: ProvisionId,
+        number: AttemptNumber,
+        run: Run,
+        things: &[Hint],
+        now: DateTime<Utc>,
+    ) -> Result<Change, IllegalMove> {
+        let mut change = Self::queued(id, now, Duration::ZERO).change(Move::Started)?;
+        change.provision.attempt = Attempt::open(number, Some(run), now, Duration::ZERO);
+        change.record(number, "sweep.adopted", as_seen(things));
+        Ok(change)
+    }
+
+    /// Takes over an attempt before the current one, as one that was destroyed.
+    ///
+    /// # Errors
+    /// [`IllegalMove`] if no run ever took it.
+    pub fn adopt_earlier(
+        self,
+        number: AttemptNumber,
+        run: Run,
+        things: &[Hint],
+        now: DateTime<Utc>,
+    ) -> Result<Change, IllegalMove> {
+        let mut earlier = Attempt::open(number, Some(run), now, Duration::ZERO);
+        earlier.end(Reason::Destroyed, now);
+        self.seen(Some(earlier), "sweep.adopted", things, now)
+    }
+
+    fn seen(
+        self,
+        earlier: Option<Attempt>,
+        kind: &'static str,
+        things: &[Hint],
+        now: DateTime<Utc>,
+    ) -> Result<Change, IllegalMove> {
+        let mut change = self.change(Move::Late)?;
+        change.provision.updated_at = now;
+        let number = earlier
+            .as_ref()
+            .map_or(change.provision.attempt.number, |attempt| attempt.number);
+        change.earlier = earlier;
+        change.record(number, kind, as_seen(things));
+        Ok(change)
+    }
+}
+
+fn as_seen(things: &[Hint]) -> Map<String, Value> {
+    Map::from_iter([("things".to_owned(), json!(things))])
 }
 
 /// What is to be written, all of it or, if somebody else was faster, nothing.

@@ -49,7 +49,7 @@ pub enum Move {
     Success,
     /// The current attempt's run sent `failure`.
     Failure,
-    /// The run of an attempt that is over said something.
+    /// Something was heard or seen of an attempt that is over.
     Late,
     /// An operator wants what is unsettled to be tried now.
     Retry,

@@ -50,6 +50,7 @@ async fn with_database(api: &Api) -> Result<String, StoreError> {
     }
     let backlog = gauges::backlog(&mut db).await?;
     let remaining = budgets::remaining(&mut db).await?;
+    let orphans = gauges::orphans(&mut db).await?;
     drop(db);
 
     if let Some((totals, _)) = counted.as_ref() {
@@ -58,6 +59,9 @@ async fn with_database(api: &Api) -> Result<String, StoreError> {
         api.metrics.set_steps(steps);
     }
     api.metrics.set_oldest_unsettled(backlog.oldest);
+    for (vendor, count) in &orphans {
+        api.metrics.set_orphans(vendor, *count);
+    }
     for (vendor, requests) in remaining {
         api.metrics.set_rate_remaining(&vendor, requests);
     }

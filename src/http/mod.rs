@@ -2,7 +2,7 @@
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
-//! - [`callbacks`], [`provisions`], [`health`], [`metrics`]: the calls.
+//! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
@@ -10,6 +10,7 @@ mod body;
 mod callbacks;
 mod health;
 pub mod metrics;
+mod orphans;
 mod problem;
 pub mod proof;
 mod provisions;
@@ -88,6 +89,7 @@ pub fn router(api: Api) -> Router {
         )
         .route("/v1/provisions/{id}/events", get(provisions::events))
         .route("/v1/provisions/{id}/rollback", post(provisions::retry))
+        .route("/v1/orphans", get(orphans::list))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::show))

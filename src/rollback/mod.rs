@@ -6,6 +6,7 @@
 
 mod hetzner;
 mod judge;
+mod reopen;
 mod sight;
 mod tailscale;
 pub mod worker;
@@ -19,6 +20,8 @@ use crate::domain::provision::{Change, PlannedStep};
 use crate::domain::step::Resource;
 use crate::store::provisions::{Written, read, write};
 use crate::store::{StoreError, ledger};
+
+pub use reopen::{Reopened, adopt, reopen_rollback};
 
 /// Plans what must go for every attempt that `change` touches and that is over: for each kind of
 /// thing in `managed` a step that searches, and one for each id that was named. Steps that the

@@ -74,11 +74,11 @@ pub struct Settings {
 /// The vendor that a loop works with.
 pub enum Hands {
     /// Servers.
-    Hetzner(Hetzner),
+    Hetzner(Arc<Hetzner>),
     /// Auth keys and devices.
     Tailscale {
         /// The client.
-        client: Tailscale,
+        client: Arc<Tailscale>,
         /// The tag without which no device is ours.
         tag: String,
     },

@@ -189,6 +189,17 @@ pub(super) fn location_named(wanted: &str) -> Option<&'static Location> {
     LOCATIONS.iter().find(|it| is_named(wanted, it.id, it.name))
 }
 
+/// The names of all locations.
+pub(super) fn location_names() -> impl Iterator<Item = &'static str> {
+    LOCATIONS.iter().map(|it| it.name)
+}
+
+/// A price as the vendor writes it.
+pub(super) fn price(net: f64) -> Value {
+    let gross = net * 1.19;
+    json!({"net": format!("{net:.10}"), "gross": format!("{gross:.16}")})
+}
+
 /// Everything of that kind. `None`: there is no such kind.
 pub(super) fn list(kind: &str) -> Option<Vec<Value>> {
     Some(match kind {
@@ -196,8 +207,8 @@ pub(super) fn list(kind: &str) -> Option<Vec<Value>> {
         "images" => IMAGES.iter().map(Image::to_json).collect(),
         "locations" => LOCATIONS.iter().map(Location::to_json).collect(),
         "ssh_keys" => vec![ssh_key()],
-        "certificates" | "firewalls" | "floating_ips" | "isos" | "load_balancers" | "networks"
-        | "placement_groups" | "primary_ips" | "volumes" => Vec::new(),
+        "certificates" | "firewalls" | "isos" | "load_balancers" | "networks"
+        | "placement_groups" => Vec::new(),
         _ => return None,
     })
 }
@@ -209,10 +220,6 @@ pub(super) fn singular(kind: &str) -> &str {
 
 impl ServerType {
     pub(super) fn to_json(&self) -> Value {
-        let price = |net: f64| {
-            let gross = net * 1.19;
-            json!({"net": format!("{net:.10}"), "gross": format!("{gross:.16}")})
-        };
         let prices: Vec<_> = LOCATIONS
             .iter()
             .map(|location| {

@@ -14,7 +14,7 @@ use axum::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::{Shared, Tokens, faults::Fault, snapshot::HistoryEntry};
+use super::{BelongingKind, Shared, Tokens, faults::Fault, snapshot::HistoryEntry};
 
 type Control = State<Arc<Shared>>;
 
@@ -34,6 +34,7 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
         .route("/sim/servers/{id}/labels", put(relabel_server))
         .route("/sim/servers/{id}/lock", post(lock_server))
         .route("/sim/servers/{id}/protect", post(protect_server))
+        .route("/sim/belongings", post(add_belonging))
         .route("/sim/devices", post(add_device))
         .route("/sim/devices/{id}", delete(remove_device))
         .route("/sim/devices/{id}/hostname", put(rename_device))
@@ -52,6 +53,7 @@ fn found(found: bool) -> StatusCode {
 async fn state(shared: Control) -> Json<Value> {
     Json(json!({
         "servers": shared.servers(),
+        "belongings": shared.belongings(),
         "devices": shared.devices(),
         "keys": shared.keys(),
         "runs": shared.runs(),
@@ -165,6 +167,24 @@ async fn protect_server(
     Json(protection): Json<Protection>,
 ) -> StatusCode {
     found(shared.set_protected(id, protection.delete))
+}
+
+#[derive(Deserialize)]
+struct NewBelonging {
+    kind: BelongingKind,
+    name: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    #[serde(default)]
+    server: Option<u64>,
+}
+
+async fn add_belonging(
+    shared: Control,
+    Json(new): Json<NewBelonging>,
+) -> (StatusCode, Json<Value>) {
+    let id = shared.add_belonging(new.kind, &new.name, new.labels, new.server);
+    (StatusCode::CREATED, Json(json!({"id": id})))
 }
 
 #[derive(Deserialize)]

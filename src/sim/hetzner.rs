@@ -8,9 +8,10 @@ use axum::http::{Method, StatusCode};
 use serde_json::json;
 
 use super::{
+    belongings::BelongingKind,
     catalogue, clock,
     exchange::{Answer, Request, Twist},
-    hetzner_json as render,
+    hetzner_belongings as belongings, hetzner_json as render, hetzner_pricing,
     hetzner_problem::Problem,
     hetzner_servers::{self as servers, find},
     paging::{Page, paged},
@@ -33,6 +34,11 @@ enum Route<'a> {
     ChangeProtection(u64),
     ListActions,
     GetAction(u64),
+    Belongings(BelongingKind),
+    CreateBelonging(BelongingKind),
+    GetBelonging(BelongingKind, u64),
+    DeleteBelonging(BelongingKind, u64),
+    Pricing,
     List(&'a str),
     Get(&'a str, u64),
 }
@@ -71,6 +77,18 @@ fn route<'a>(method: &Method, segments: &[&'a str]) -> Result<Route<'a>, Problem
         }
         ("GET", ["actions"]) => Route::ListActions,
         ("GET", ["actions", id]) => Route::GetAction(number(id)?),
+        ("GET", ["pricing"]) => Route::Pricing,
+        (method, [kind, rest @ ..]) if BelongingKind::from_path(kind).is_some() => {
+            let kind = BelongingKind::from_path(kind).ok_or_else(unknown)?;
+            match (method, rest) {
+                ("GET", []) => Route::Belongings(kind),
+                ("POST", []) => Route::CreateBelonging(kind),
+                ("GET", [id]) => Route::GetBelonging(kind, number(id)?),
+                ("DELETE", [id]) => Route::DeleteBelonging(kind, number(id)?),
+                (_, [] | [_]) => return Err(wrong_method()),
+                _ => return Err(unknown()),
+            }
+        }
         (_, ["servers"] | ["servers", _] | ["servers", _, "actions", ..] | ["actions", ..]) => {
             return Err(wrong_method());
         }
@@ -187,7 +205,7 @@ fn act(
         Route::ListServers => servers::list_servers(world, request, twist),
         Route::CreateServer => servers::create_server(world, request, twist),
         Route::GetServer(id) => {
-            let server = render::server(find(world, id)?, now);
+            let server = render::server(find(world, id)?, world.project.belongings(), now);
             Ok(Answer::json(StatusCode::OK, json!({"server": server})))
         }
         Route::UpdateServer(id) => servers::update_server(world, id, request),
@@ -198,6 +216,11 @@ fn act(
         Route::GetServerAction(server, id) => get_action(world, id, Some(server)),
         Route::ListServerActions(id) => list_server_actions(world, id, request),
         Route::ListActions => list_actions(world, request),
+        Route::Belongings(kind) => belongings::list(world, kind, request, twist),
+        Route::CreateBelonging(kind) => belongings::create(world, kind, request),
+        Route::GetBelonging(kind, id) => belongings::get(world, kind, id),
+        Route::DeleteBelonging(kind, id) => belongings::delete(world, kind, id),
+        Route::Pricing => Ok(hetzner_pricing::answer()),
         Route::List(kind) => list_catalogue(kind, request),
         Route::Get(kind, id) => catalogue::list(kind)
             .into_iter()

@@ -6,13 +6,21 @@ use chrono::{DateTime, Utc};
 use serde_json::{Value, json};
 
 use super::{
+    belongings::{BelongingKind, Belongings},
     clock::stamp,
     project::{Action, Server},
     rate::RateState,
 };
 
 /// A server, with every field that the vendor promises.
-pub(super) fn server(server: &Server, now: DateTime<Utc>) -> Value {
+pub(super) fn server(server: &Server, belongings: &Belongings, now: DateTime<Utc>) -> Value {
+    let attached = |kind| -> Vec<u64> {
+        let of_it = belongings.of(kind);
+        of_it
+            .filter(|it| it.is.server == Some(server.id))
+            .map(|it| it.id)
+            .collect()
+    };
     let [.., a, b, c] = server.id.to_be_bytes();
     let ipv4 = format!("116.{a}.{b}.{c}");
     let network = format!("2a01:4f8:{b:x}{c:02x}:{a:x}");
@@ -34,7 +42,7 @@ pub(super) fn server(server: &Server, now: DateTime<Utc>) -> Value {
                 "blocked": false,
                 "dns_ptr": [],
             },
-            "floating_ips": [],
+            "floating_ips": attached(BelongingKind::FloatingIp),
             "firewalls": [],
         },
         "private_net": [],
@@ -50,7 +58,7 @@ pub(super) fn server(server: &Server, now: DateTime<Utc>) -> Value {
         "included_traffic": 21_990_232_555_520_u64,
         "protection": {"delete": server.protected, "rebuild": server.protected},
         "labels": server.labels,
-        "volumes": [],
+        "volumes": attached(BelongingKind::Volume),
         "load_balancers": [],
         "primary_disk_size": server.machine.disk,
         "placement_group": null,

@@ -74,7 +74,7 @@ pub(super) fn list_servers(
     let shown = page
         .cut(&servers)
         .iter()
-        .map(|server| render::server(server, now));
+        .map(|server| render::server(server, world.project.belongings(), now));
     Ok(paging::answer(
         "servers",
         &shown.collect::<Vec<_>>(),
@@ -185,7 +185,7 @@ pub(super) fn create_server(
         .collect();
     let root_password = keys.is_empty().then(|| random_word(20));
     let answer = json!({
-        "server": render::server(find(world, id)?, now),
+        "server": render::server(find(world, id)?, world.project.belongings(), now),
         "action": rendered[0],
         "next_actions": rendered[1..],
         "root_password": root_password,
@@ -230,7 +230,7 @@ pub(super) fn update_server(
             server.labels = labels;
         }
     }
-    let server = render::server(find(world, id)?, clock::now());
+    let server = render::server(find(world, id)?, world.project.belongings(), clock::now());
     let answer = Answer::json(StatusCode::OK, json!({"server": server}));
     Ok(answer.with_effect(Effect::ServerChanged { id }))
 }
@@ -313,13 +313,13 @@ fn check_name(name: &str) -> Result<(), Problem> {
 }
 
 /// The vendor takes an id as a number or a string, and a name.
-fn id_or_name(value: &Value) -> String {
+pub(super) fn id_or_name(value: &Value) -> String {
     value
         .as_str()
         .map_or_else(|| value.to_string(), str::to_owned)
 }
 
-fn read_body<T: for<'de> Deserialize<'de>>(request: &Request) -> Result<T, Problem> {
+pub(super) fn read_body<T: for<'de> Deserialize<'de>>(request: &Request) -> Result<T, Problem> {
     let value: Value = serde_json::from_slice(&request.body).map_err(|_| {
         Problem::new(
             StatusCode::BAD_REQUEST,

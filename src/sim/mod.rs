@@ -33,6 +33,7 @@
 //! ```
 
 mod actions;
+mod belongings;
 mod catalogue;
 mod clock;
 mod cloud_init;
@@ -43,7 +44,9 @@ mod faults;
 mod github;
 mod github_app;
 mod hetzner;
+mod hetzner_belongings;
 mod hetzner_json;
+mod hetzner_pricing;
 mod hetzner_problem;
 mod hetzner_servers;
 mod options;
@@ -67,14 +70,15 @@ use std::{
 use axum::{Router, routing::any};
 use tokio::task::JoinHandle;
 
+pub use self::{
+    belongings::BelongingKind,
+    faults::{BrokenBody, Fault, FaultKind, Vendor},
+    options::{GithubApp, SimOptions, Tokens},
+    snapshot::{Belonging, Device, Effect, HistoryEntry, Key, Server, ServerStatus, WorkflowRun},
+};
 use self::{
     connection::{Fuse, Listener},
     shared::Shared,
-};
-pub use self::{
-    faults::{BrokenBody, Fault, FaultKind, Vendor},
-    options::{GithubApp, SimOptions, Tokens},
-    snapshot::{Device, Effect, HistoryEntry, Key, Server, ServerStatus, WorkflowRun},
 };
 
 /// Running simulated vendors. They stop when it is dropped.
@@ -180,6 +184,12 @@ impl Sim {
         self.shared.servers()
     }
 
+    /// All volumes and IPs that somebody put there, by id.
+    #[must_use]
+    pub fn belongings(&self) -> Vec<Belonging> {
+        self.shared.belongings()
+    }
+
     /// All devices, oldest first.
     #[must_use]
     pub fn devices(&self) -> Vec<Device> {
@@ -216,6 +226,21 @@ impl Sim {
         V: Into<String>,
     {
         self.shared.add_server(name, owned(labels))
+    }
+
+    /// Puts a volume or an IP there, on a server or on none; its id.
+    pub fn add_belonging<K, V>(
+        &self,
+        kind: BelongingKind,
+        name: &str,
+        labels: impl IntoIterator<Item = (K, V)>,
+        server: Option<u64>,
+    ) -> u64
+    where
+        K: Into<String>,
+        V: Into<String>,
+    {
+        self.shared.add_belonging(kind, name, owned(labels), server)
     }
 
     /// A running server will be there after a while, without any request.

@@ -12,6 +12,7 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
+    belongings::Belongings,
     catalogue::{Image, Location, ServerType},
     clock::later,
     cloud_init::Enrolment,
@@ -169,7 +170,7 @@ pub(super) enum Refusal {
     Protected,
 }
 
-/// The project's servers and actions.
+/// The project's servers with what hangs on them, and the actions.
 #[derive(Debug)]
 pub(super) struct Project {
     servers: BTreeMap<u64, Server>,
@@ -177,6 +178,7 @@ pub(super) struct Project {
     /// The actions that have not ended, by when they will.
     running: BTreeSet<(DateTime<Utc>, u64)>,
     first_boots: Vec<FirstBoot>,
+    belongings: Belongings,
     next_server: u64,
     next_action: u64,
     action_time: (Duration, Duration),
@@ -190,6 +192,7 @@ impl Project {
             actions: BTreeMap::new(),
             running: BTreeSet::new(),
             first_boots: Vec::new(),
+            belongings: Belongings::new(),
             next_server: 104_217_300,
             next_action: 583_118_265_000_000,
             action_time,
@@ -324,7 +327,17 @@ impl Project {
 
     /// Removes a server at once, as if somebody else had deleted it; whether it was there.
     pub(super) fn remove(&mut self, id: u64) -> bool {
+        self.belongings.lose_server(id);
         self.servers.remove(&id).is_some()
+    }
+
+    /// The volumes and IPs.
+    pub(super) fn belongings(&self) -> &Belongings {
+        &self.belongings
+    }
+
+    pub(super) fn belongings_mut(&mut self) -> &mut Belongings {
+        &mut self.belongings
     }
 
     /// Locks a server by hand; whether it is there.
@@ -367,6 +380,7 @@ impl Project {
         server.busy = server.busy.saturating_sub(1);
         match (action.command, &action.error) {
             (Command::Delete, None) => {
+                self.belongings.lose_server(action.server);
                 self.servers.remove(&action.server);
             }
             // What is still running is the start. A failed creation leaves the server behind.

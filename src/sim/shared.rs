@@ -11,8 +11,10 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    SimOptions, Tokens, clock, hetzner_servers,
-    snapshot::{Device, Key, Server, WorkflowRun},
+    SimOptions, Tokens,
+    belongings::BelongingKind,
+    clock, hetzner_belongings, hetzner_servers,
+    snapshot::{Belonging, Device, Key, Server, WorkflowRun},
     tailnet::{self, NewKey},
     world::{Event, World},
 };
@@ -91,6 +93,22 @@ impl Shared {
     pub(super) fn add_server(&self, name: &str, labels: Labels) -> u64 {
         let new = hetzner_servers::plain_server(name, labels);
         self.world().project.place(new, clock::now())
+    }
+
+    pub(super) fn add_belonging(
+        &self,
+        kind: BelongingKind,
+        name: &str,
+        labels: Labels,
+        server: Option<u64>,
+    ) -> u64 {
+        let new = hetzner_belongings::plain(kind, name, labels, server);
+        let mut world = self.world();
+        world.project.belongings_mut().place(new, clock::now())
+    }
+
+    pub(super) fn belongings(&self) -> Vec<Belonging> {
+        self.world().project.belongings().snapshot()
     }
 
     pub(super) fn schedule_server(&self, after: Duration, name: &str, labels: Labels) {

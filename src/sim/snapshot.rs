@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 
-use super::faults::Vendor;
+use super::{belongings::BelongingKind, faults::Vendor};
 
 /// What a server is doing, in Hetzner's words.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -105,6 +105,21 @@ pub struct Key {
     pub expires: DateTime<Utc>,
 }
 
+/// A volume or an IP as it is now.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Belonging {
+    /// Which of them.
+    pub kind: BelongingKind,
+    /// The vendor's id.
+    pub id: u64,
+    /// Unique within its kind.
+    pub name: String,
+    /// User-defined labels.
+    pub labels: BTreeMap<String, String>,
+    /// The server that has it.
+    pub server: Option<u64>,
+}
+
 /// A workflow run that was dispatched.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct WorkflowRun {
@@ -171,6 +186,24 @@ pub enum Effect {
         server: u64,
         /// The vendor's name of the action, like `stop_server`.
         command: String,
+    },
+    /// A volume or an IP was created.
+    BelongingCreated {
+        /// Which of them.
+        kind: BelongingKind,
+        /// Its id.
+        id: u64,
+        /// Its name.
+        name: String,
+    },
+    /// A volume or an IP was deleted.
+    BelongingDeleted {
+        /// Which of them.
+        kind: BelongingKind,
+        /// Its id.
+        id: u64,
+        /// Its name.
+        name: String,
     },
     /// A device was deleted.
     DeviceDeleted {

@@ -52,6 +52,25 @@ pub async fn totals(db: &mut PgConnection) -> Result<Totals, StoreError> {
     })
 }
 
+/// Vendor and how many of its things sweeps found and the last one still saw.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read.
+pub async fn orphans(db: &mut PgConnection) -> Result<Vec<(String, u64)>, StoreError> {
+    let rows = sqlx::query!(
+        r#"select v.vendor as "vendor!", count(o.subject) as "count!"
+           from (values ('hetzner'), ('tailscale')) as v (vendor)
+           left join orphans o on o.vendor = v.vendor
+           group by v.vendor"#
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| (row.vendor, row.count.unsigned_abs()))
+        .collect())
+}
+
 /// Counts what is unsettled.
 ///
 /// # Errors

@@ -76,6 +76,32 @@ pub async fn pulse(
     })
 }
 
+/// Whether this database is held, or will be by the next pulse because it is not the one of the last.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read.
+pub async fn is_held(db: &mut PgConnection) -> Result<bool, StoreError> {
+    let system_identifier = system_identifier(db).await?;
+    let seen = sqlx::query!(
+        r#"
+        select to_jsonb(h) as "hearing!: Json<HearingRow>",
+               (select oid::bigint from pg_database where datname = current_database())
+                   as "database_oid!",
+               'provisions'::regclass::oid::bigint as "table_oid!"
+        from hearing h
+        "#
+    )
+    .fetch_one(db)
+    .await?;
+    let hearing = seen.hearing.0.parse()?;
+    let fingerprint = Fingerprint {
+        system_identifier,
+        database_oid: seen.database_oid,
+        table_oid: seen.table_oid,
+    };
+    Ok(hearing.hold.is_some() || hearing.is_of_another(&fingerprint))
+}
+
 /// Which cluster this is. `None` where we may not ask, as in some managed ones.
 async fn system_identifier(db: &mut PgConnection) -> Result<Option<i64>, StoreError> {
     let asked = async {

@@ -4,6 +4,7 @@
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`dispatches`]: claims workflows that are to be dispatched, and keeps how that went.
 //! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
+//! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
 //! - [`gauges`]: numbers about all of it, for metrics.
@@ -24,6 +25,7 @@ pub mod overdue;
 pub mod provisions;
 mod rows;
 pub mod running;
+pub mod sweeps;
 pub mod views;
 
 use std::time::Duration;

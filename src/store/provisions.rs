@@ -12,8 +12,8 @@ use sqlx::types::Json;
 use super::StoreError;
 use super::rows::{AttemptRow, ProvisionRow};
 use crate::domain::callback::{Callback, Snapshot};
-use crate::domain::names::ProvisionId;
-use crate::domain::provision::{Change, Provision};
+use crate::domain::names::{AttemptNumber, ProvisionId, Run};
+use crate::domain::provision::{Attempt, Change, Provision};
 use crate::domain::step::Resource;
 
 /// Reads all that decides what becomes of a callback.
@@ -84,6 +84,74 @@ pub async fn read(
     .fetch_one(db)
     .await?;
     Ok((provision(row.provision, row.current)?, row.now))
+}
+
+/// A provision, as far as one of its attempts goes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Named {
+    /// The provision; `None` for an id that was never seen.
+    pub provision: Option<Provision>,
+    /// The attempt, if it is one before the current one.
+    pub earlier: Option<Attempt>,
+    /// The database's time.
+    pub now: DateTime<Utc>,
+}
+
+/// Reads a provision with the attempt of this number, and the time.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read or holds what does not parse.
+pub async fn read_attempt(
+    db: &mut PgConnection,
+    id: ProvisionId,
+    number: AttemptNumber,
+) -> Result<Named, StoreError> {
+    let row = sqlx::query!(
+        r#"
+        select backstop_now() as "now!",
+               to_jsonb(p) as "provision: Json<ProvisionRow>",
+               to_jsonb(current) as "current: Json<AttemptRow>",
+               to_jsonb(earlier) as "earlier: Json<AttemptRow>"
+        from (values ($1::uuid)) as asked (id)
+        left join provisions p on p.id = asked.id
+        left join attempts current
+               on current.provision_id = p.id and current.number = p.attempt
+        left join attempts earlier
+               on earlier.provision_id = p.id and earlier.number = $2
+              and earlier.number < p.attempt
+        "#,
+        id.as_uuid(),
+        number.as_i32(),
+    )
+    .fetch_one(db)
+    .await?;
+    Ok(Named {
+        provision: provision(row.provision, row.current)?,
+        earlier: row.earlier.map(|earlier| earlier.0.parse()).transpose()?,
+        now: row.now,
+    })
+}
+
+/// Whether a run owns an attempt of this provision.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read.
+pub async fn owns_an_attempt(
+    db: &mut PgConnection,
+    id: ProvisionId,
+    run: Run,
+) -> Result<bool, StoreError> {
+    Ok(sqlx::query_scalar!(
+        r#"select exists (
+               select from attempts
+               where provision_id = $1 and run_id = $2 and run_attempt = $3
+           ) as "owns!""#,
+        id.as_uuid(),
+        run.id,
+        run.attempt,
+    )
+    .fetch_one(db)
+    .await?)
 }
 
 pub(super) fn provision(

@@ -13,4 +13,5 @@ mod commands;
 mod kills;
 mod restored;
 mod settings;
+mod sweep;
 mod workflows;

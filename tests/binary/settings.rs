@@ -221,6 +221,14 @@ const CASES: &[Case] = &[
         "BACKSTOP_STUCK_AFTER",
     ),
     (
+        &[("BACKSTOP_SWEEP_INTERVAL", Some("often"))],
+        "BACKSTOP_SWEEP_INTERVAL",
+    ),
+    (
+        &[("BACKSTOP_SWEEP_DELETE", Some("perhaps"))],
+        "BACKSTOP_SWEEP_DELETE",
+    ),
+    (
         &[("BACKSTOP_RATE_RESERVE", Some("1.01"))],
         "BACKSTOP_RATE_RESERVE",
     ),

@@ -14,13 +14,14 @@
 
 pub mod app_key;
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use backstop::app::App;
 use backstop::config::{Config, Database};
 use backstop::domain::backoff::Backoff;
 use backstop::domain::budget::Reserve;
+use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
@@ -31,6 +32,8 @@ use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client}
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
+use backstop::store::sweeps::{self, Findings, Sweep};
+use backstop::sweep::{Vendors, periodic};
 use backstop::watch;
 use secrecy::SecretString;
 use serde_json::{Value, json};
@@ -74,8 +77,19 @@ pub async fn empty_database() -> PgConnectOptions {
     create_database("template template0").await
 }
 
-/// A migrated database of its own.
+/// A migrated database of its own, in which a sweep has just ended.
 pub async fn database() -> PgConnectOptions {
+    let options = unswept_database().await;
+    let mut db = options.connect().await.unwrap();
+    sqlx::query("insert into sweeps (started_at, finished_at) values (now(), now())")
+        .execute(&mut db)
+        .await
+        .unwrap();
+    options
+}
+
+/// A migrated database of its own.
+pub async fn unswept_database() -> PgConnectOptions {
     let options = create_database("template backstop strategy file_copy").await;
     // Copies of a database share its id; each of ours is another installation.
     let mut db = options.connect().await.unwrap();
@@ -110,6 +124,8 @@ pub struct Options {
     pub retry: Backoff,
     pub stuck_after: Duration,
     pub provision_timeout: Duration,
+    pub sweep_interval: Duration,
+    pub sweep_mandate: Mandate,
     pub heartbeat_timeout: Duration,
     pub public_url: Option<String>,
 }
@@ -130,6 +146,9 @@ impl Default for Options {
             },
             stuck_after: Duration::from_secs(3600),
             provision_timeout: Duration::from_secs(1800),
+            // Tests of other things move time, and count what is asked of the vendors.
+            sweep_interval: Duration::from_secs(10 * 365 * 24 * 60 * 60),
+            sweep_mandate: Mandate::Reopen,
             heartbeat_timeout: Duration::from_secs(300),
             public_url: None,
         }
@@ -197,6 +216,10 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             late_arrival_window: options.late_arrival_window,
             rate_reserve: Reserve::default(),
         },
+        sweep: periodic::Settings {
+            every: options.sweep_interval,
+            mandate: options.sweep_mandate,
+        },
         watch: watch::Settings {
             patience: Patience {
                 heartbeat_timeout: options.heartbeat_timeout,
@@ -260,7 +283,10 @@ impl Service {
     ) -> Self {
         let mut config = config(&options, &database, &sim);
         change(&mut config);
-        let app = App::start(config, Durability::Disposable).await.unwrap();
+        // A whole configuration is too much for every test to carry about.
+        let app = Box::pin(App::start(config, Durability::Disposable))
+            .await
+            .unwrap();
         let service = Self {
             pool: app.pool().clone(),
             app,
@@ -480,6 +506,37 @@ impl Service {
         }
     }
 
+    /// The vendors, as a sweep of another process reaches them.
+    pub async fn vendors(&self) -> Vendors {
+        vendors(&self.options, &self.database, &self.sim).await
+    }
+
+    /// A whole sweep, as `backstop sweep` makes it; then the workers look.
+    pub async fn sweep(&self, mandate: Mandate) -> Findings {
+        let begun = self.begin_sweep().await;
+        self.end_sweep(begun, mandate).await
+    }
+
+    pub async fn begin_sweep(&self) -> Sweep {
+        let mut db = self.pool.acquire().await.unwrap();
+        sweeps::begin(&mut db).await.unwrap()
+    }
+
+    pub async fn end_sweep(&self, begun: Sweep, mandate: Mandate) -> Findings {
+        let vendors = self.vendors().await;
+        let swept = backstop::sweep::sweep(&self.pool, &vendors, &begun, mandate);
+        let findings = swept.await.unwrap().findings;
+        self.advance(Duration::ZERO).await;
+        findings
+    }
+
+    /// What the last sweep found.
+    pub async fn orphans(&self) -> Value {
+        let answer = self.get("/v1/orphans").await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        answer.body
+    }
+
     /// Everything at the vendors that could still be used, by name.
     pub fn alive(&self) -> Vec<String> {
         let servers = self.sim.servers();
@@ -499,6 +556,21 @@ impl Service {
                     .map(|key| format!("auth_key {}", key.description)),
             )
             .collect()
+    }
+}
+
+/// The vendors, as a sweep for this database reaches them.
+pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Vendors {
+    let config = config(options, database, sim);
+    let pool = store::connect(database.clone(), 1).await.unwrap();
+    let controller = store::controller_id(&pool).await.unwrap();
+    pool.close().await;
+    Vendors {
+        hetzner: Arc::new(config.hetzner),
+        tailscale: config
+            .tailscale
+            .map(|(client, tag)| (Arc::new(client), tag)),
+        controller,
     }
 }
 

@@ -11,4 +11,5 @@ mod canned;
 mod bounds;
 mod github;
 mod hetzner;
+mod hetzner_more;
 mod tailscale;

@@ -12,6 +12,7 @@ fn sample(version: i64) -> Option<&'static str> {
         1 => Some(include_str!("samples/0001.sql")),
         2 => Some(include_str!("samples/0002.sql")),
         3 => Some(include_str!("samples/0003.sql")),
+        4 => Some(include_str!("samples/0004.sql")),
         5 => Some(include_str!("samples/0005.sql")),
         6 => Some(include_str!("samples/0006.sql")),
         _ => None,

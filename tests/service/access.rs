@@ -16,6 +16,7 @@ async fn readers_read_operators_do_both_and_nobody_else_gets_in() {
         ("GET", format!("/v1/provisions/{}", Uuid::new_v4()), false),
         ("GET", "/v1/provisions/no-uuid".to_owned(), false),
         ("GET", "/v1/provisions?limit=junk".to_owned(), false),
+        ("GET", "/v1/orphans".to_owned(), false),
         ("GET", "/metrics".to_owned(), false),
         ("POST", "/v1/provisions".to_owned(), true),
         ("POST", format!("/v1/provisions/{id}/rollback"), true),

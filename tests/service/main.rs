@@ -35,3 +35,7 @@ mod sequence;
 mod status_api;
 mod stuck;
 mod support;
+mod sweep;
+mod sweep_lists;
+mod sweep_periodic;
+mod sweep_unknown;

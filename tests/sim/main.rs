@@ -8,6 +8,7 @@ mod app_key;
 mod faults;
 mod github;
 mod hetzner;
+mod hetzner_belongings;
 mod support;
 mod tailscale;
 

@@ -137,6 +137,28 @@ def main() -> None:
     assert code_of(lambda: impatient.servers.get_by_name(NAME)) == "rate_limit_exceeded"
     say("the rate limit is waited out, or reported")
 
+    place = Location(name="fsn1")
+    volume = hetzner.volumes.create(size=10, name=NAME, location=place, labels=LABELS).volume
+    attached = hetzner.volumes.create(size=10, name=f"{NAME}-on", server=server, labels=LABELS)
+    assert attached.volume.server.id == server.id
+    assert [action.command for action in attached.next_actions] == ["attach_volume"]
+    primary = hetzner.primary_ips.create(
+        type="ipv4", name=NAME, location=place, assignee_type="server", labels=LABELS
+    ).primary_ip
+    floating = hetzner.floating_ips.create(
+        type="ipv6", name=NAME, home_location=place, labels=LABELS
+    ).floating_ip
+    selector = f"test={NAME}"
+    assert len(hetzner.volumes.get_all(label_selector=selector)) == 2
+    assert hetzner.volumes.get_by_name(NAME).server is None
+    assert hetzner.primary_ips.get_all(label_selector=selector)[0].assignee_id is None
+    assert hetzner.floating_ips.get_all(label_selector=selector)[0].server is None
+    assert code_of(attached.volume.delete) == "conflict"
+    for unattached in [volume, primary, floating]:
+        assert unattached.delete()
+    assert len(hetzner.volumes.get_all(label_selector=selector)) == 1
+    say("volumes and IPs are created, found by label, and deleted when no server has them")
+
     server.shutdown().wait_until_finished()
     for gone in [server, *(other.server for other in others)]:
         for action in gone.get_actions(status=["running"]):
@@ -145,6 +167,8 @@ def main() -> None:
         assert action.command == "delete_server"
         action.wait_until_finished()
     assert hetzner.servers.get_all(label_selector=f"test={NAME}") == []
+    assert hetzner.volumes.get_by_name(f"{NAME}-on").server is None
+    assert hetzner.volumes.get_by_name(f"{NAME}-on").delete()
     assert code_of(lambda: hetzner.servers.get_by_id(server.id)) == "not_found"
     say("deleted, and gone once the actions have ended")
 

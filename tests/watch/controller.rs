@@ -9,7 +9,7 @@ use uuid::Uuid;
 use crate::harness::{Run, Service};
 use crate::support::{RUN, events, hold, in_use, is_waited_for, pulsed, secs, under_way};
 
-async fn renew(pool: &sqlx::PgPool) -> Renewed {
+pub async fn renew(pool: &sqlx::PgPool) -> Renewed {
     let mut db = pool.acquire().await.unwrap();
     renew_controller(&mut db).await.unwrap()
 }

@@ -13,14 +13,14 @@ use crate::support::{
 };
 
 /// Ends the hold as `backstop resume` does.
-async fn resume(service: &Service) {
+pub async fn resume(service: &Service) {
     let mut db = service.pool.acquire().await.unwrap();
     let held = store::hold::resume(&mut db).await.unwrap();
     assert!(held.is_some());
 }
 
 /// A copy of a stopped service's database, as `create database … template` makes it.
-async fn copy(stopped: &Stopped) -> PgConnectOptions {
+pub async fn copy(stopped: &Stopped) -> PgConnectOptions {
     let name = format!("test_{}", Uuid::new_v4().simple());
     let original = stopped.database.get_database().unwrap();
     stopped.pool.close().await;

@@ -12,3 +12,4 @@ mod overdue;
 mod races;
 mod sight;
 mod support;
+mod sweep;

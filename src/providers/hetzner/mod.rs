@@ -1,4 +1,5 @@
-//! Hetzner Cloud: finding and deleting servers. <https://docs.hetzner.cloud/reference/cloud>
+//! Hetzner Cloud: finding and deleting servers, and seeing what else bills.
+//! <https://docs.hetzner.cloud/reference/cloud>
 //!
 //! Refusals are told apart by the `code` in their body, never by the message, and by the status
 //! only where the body is not the vendor's. One exception, forced by the vendor: a path that is
@@ -7,29 +8,28 @@
 //! A deleted server is gone when its action has succeeded or its id answers 404, and the list
 //! agrees. Neither a `Deletion` nor an empty list is that proof alone.
 
+mod lists;
+mod prices;
 mod shapes;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use reqwest::StatusCode;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
-use self::shapes::{ActionList, OneAction, OneServer, Refusal, ServerList};
+use self::prices::PricingAnswer;
+use self::shapes::{ActionList, OneAction, OneServer, Refusal};
 use super::http::{Answer, Call, Http, bearer};
 use super::{SetupError, Timeouts, Vendor, VendorError};
 use crate::metrics::Metrics;
 
-pub use self::shapes::{Action, ActionStatus, Server};
+pub use self::prices::{Priced, Prices};
+pub use self::shapes::{Action, ActionStatus, Ip, Server, Volume};
 
-/// The most the vendor puts on a page (<https://docs.hetzner.cloud/reference/cloud#pagination>).
-const PER_PAGE: &str = "50";
-/// Ten thousand servers. A list that goes on longer is not a list.
-const MOST_PAGES: u64 = 200;
-/// How often a list is read again from its start when it changed under the reader.
-const READS: u32 = 3;
 /// Far longer than a request may take.
 const LATEST_ANSWER_S: i64 = 120;
 
@@ -42,6 +42,7 @@ pub struct Hetzner {
     http: Http,
     token: HeaderValue,
     rate: Mutex<Option<RateLimit>>,
+    prices: Mutex<Option<(Instant, Arc<Prices>)>>,
 }
 
 /// What became of a request to delete a server.
@@ -94,6 +95,7 @@ impl Hetzner {
             http: Http::new(Vendor::Hetzner, "HCLOUD_ENDPOINT", endpoint, timeouts)?,
             token: bearer("HCLOUD_TOKEN", token)?,
             rate: Mutex::new(None),
+            prices: Mutex::new(None),
         })
     }
 
@@ -111,73 +113,6 @@ impl Hetzner {
     pub fn counted_in(mut self, metrics: &Metrics) -> Self {
         self.http.count_in(metrics);
         self
-    }
-
-    /// All servers that match a label selector, by ascending id; or an error, never a part.
-    ///
-    /// The list is checked against the vendor's own count, and read again when servers came or
-    /// went between two pages: one that vanishes moves the rest up, and the next page then skips a
-    /// server that exists. <https://docs.hetzner.cloud/reference/cloud#label-selector>
-    ///
-    /// # Errors
-    /// `Unavailable` also when the list contradicts itself, never ends, or takes longer than
-    /// [`Timeouts::list`].
-    pub async fn servers_by_label(&self, selector: &str) -> Result<Vec<Server>, VendorError> {
-        let read = async {
-            let mut reads = 1;
-            loop {
-                match self.read_list(selector).await? {
-                    ListRead::Whole(servers) => return Ok(servers),
-                    ListRead::Changed(_) if reads < READS => reads += 1,
-                    ListRead::Changed(error) => return Err(error),
-                }
-            }
-        };
-        self.http.within_list_time(&["servers"], read).await
-    }
-
-    async fn read_list(&self, selector: &str) -> Result<ListRead, VendorError> {
-        let mut servers = BTreeMap::new();
-        let mut first_total = None;
-        let mut page = 1;
-        loop {
-            // By id, so that a server made meanwhile comes last and moves nothing.
-            let number = page.to_string();
-            let query = [
-                ("label_selector", selector),
-                ("sort", "id:asc"),
-                ("per_page", PER_PAGE),
-                ("page", &number),
-            ];
-            let call = self.http.get(&["servers"]).query(&query);
-            let answer = self.send(call).await?;
-            let body: ServerList = read(&answer)?;
-            let told = body.meta.pagination;
-
-            if told.page != page {
-                return Err(answer.unusable("a list that answers with another page"));
-            }
-            let known = servers.len();
-            servers.extend(body.servers.into_iter().map(|s| (s.id, Server::from(s))));
-            let nothing_new = servers.len() == known;
-
-            if told.total_entries != *first_total.get_or_insert(told.total_entries) {
-                let error = answer.unusable("the list changed while it was read");
-                return Ok(ListRead::Changed(error));
-            }
-            let Some(next) = told.next_page else {
-                let count = u64::try_from(servers.len()).ok();
-                if told.total_entries.is_some() && told.total_entries != count {
-                    let error = answer.unusable("the list does not add up to its total");
-                    return Ok(ListRead::Changed(error));
-                }
-                return Ok(ListRead::Whole(servers.into_values().collect()));
-            };
-            if next != page + 1 || nothing_new || next > MOST_PAGES {
-                return Err(answer.unusable("a list that repeats itself or never ends"));
-            }
-            page = next;
-        }
     }
 
     /// One server; `None` if the vendor answers 404 `not_found` for this id.
@@ -255,6 +190,39 @@ impl Hetzner {
         Ok(found)
     }
 
+    /// What things cost, from the vendor's own list, which is read again after some hours.
+    /// <https://docs.hetzner.cloud/reference/cloud#pricing>
+    ///
+    /// # Errors
+    /// Any error, if the list was never read; else an older one is given instead.
+    pub async fn prices(&self) -> Result<Arc<Prices>, VendorError> {
+        let kept = self.kept_prices();
+        if let Some((at, prices)) = &kept
+            && at.elapsed() < prices::KEPT_FOR
+        {
+            return Ok(prices.clone());
+        }
+        match self.read_prices().await {
+            Ok(prices) => {
+                let prices = Arc::new(prices);
+                let mut kept = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+                *kept = Some((Instant::now(), prices.clone()));
+                Ok(prices)
+            }
+            Err(error) => kept.map(|(_, prices)| prices).ok_or(error),
+        }
+    }
+
+    fn kept_prices(&self) -> Option<(Instant, Arc<Prices>)> {
+        let prices = self.prices.lock().unwrap_or_else(PoisonError::into_inner);
+        prices.clone()
+    }
+
+    async fn read_prices(&self) -> Result<Prices, VendorError> {
+        let answer = self.send(self.http.get(&["pricing"])).await?;
+        Ok(read::<PricingAnswer>(&answer)?.into())
+    }
+
     /// The budget as last told; `None` before the first answer that tells it. Answers older than
     /// what is known, by their `Date`, are ignored; of those within a second the lowest counts.
     pub fn rate(&self) -> Option<RateLimit> {
@@ -279,12 +247,6 @@ impl std::fmt::Debug for Hetzner {
             .field("endpoint", &self.http.base().as_str())
             .finish_non_exhaustive()
     }
-}
-
-enum ListRead {
-    Whole(Vec<Server>),
-    /// Servers came or went between the pages; worth another read, else this error.
-    Changed(VendorError),
 }
 
 fn rate_limit(answer: &Answer) -> Option<RateLimit> {

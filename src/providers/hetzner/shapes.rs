@@ -1,4 +1,4 @@
-//! Servers and actions: as the vendor writes them, and as we read them.
+//! Servers, actions, volumes and IPs: as the vendor writes them, and as we read them.
 
 use std::collections::BTreeMap;
 
@@ -26,6 +26,46 @@ pub struct Server {
     pub protected_from_delete: bool,
     /// The public IPv4 address; `None` without one.
     pub ipv4: Option<String>,
+    /// Such as `cx22`. Empty if the vendor left it out.
+    pub server_type: String,
+    /// Such as `fsn1`. Empty if the vendor left it out.
+    pub location: String,
+    /// When it was created, by the vendor's clock; `None` if it did not say.
+    pub created: Option<DateTime<Utc>>,
+}
+
+/// A volume as the vendor lists it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Volume {
+    /// Never reused.
+    pub id: u64,
+    /// Unique in the project.
+    pub name: String,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// The server that has it; `None` if no server has.
+    pub server: Option<u64>,
+    /// Its size in GB.
+    pub gigabytes: f64,
+    /// When it was created, by the vendor's clock; `None` if it did not say.
+    pub created: Option<DateTime<Utc>>,
+}
+
+/// A primary or floating IP as the vendor lists it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ip {
+    /// Never reused.
+    pub id: u64,
+    /// Unique in the project.
+    pub name: String,
+    /// All labels.
+    pub labels: BTreeMap<String, String>,
+    /// The server that has it; `None` if no server has.
+    pub server: Option<u64>,
+    /// `ipv4` or `ipv6`.
+    pub version: String,
+    /// Such as `fsn1`. Empty if the vendor left it out.
+    pub location: String,
     /// When it was created, by the vendor's clock; `None` if it did not say.
     pub created: Option<DateTime<Utc>>,
 }
@@ -67,13 +107,6 @@ pub(super) struct RefusalReason {
     pub(super) message: String,
 }
 
-/// `meta` must be there: without it nobody knows whether the list ends here.
-#[derive(Deserialize)]
-pub(super) struct ServerList {
-    pub(super) servers: Vec<WireServer>,
-    pub(super) meta: Meta,
-}
-
 #[derive(Deserialize)]
 pub(super) struct Meta {
     pub(super) pagination: Pagination,
@@ -107,8 +140,19 @@ pub(super) struct WireServer {
     pub(super) protection: Protection,
     #[serde(default, deserialize_with = "null_as_default")]
     pub(super) public_net: PublicNet,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) server_type: Name,
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) location: Name,
     #[serde(default)]
     pub(super) created: Option<String>,
+}
+
+/// What is called by its name and is much more than that.
+#[derive(Default, Deserialize)]
+pub(super) struct Name {
+    #[serde(default, deserialize_with = "null_as_default")]
+    pub(super) name: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -139,8 +183,106 @@ impl From<WireServer> for Server {
             locked: wire.locked,
             protected_from_delete: wire.protection.delete,
             ipv4: wire.public_net.ipv4.and_then(|ipv4| ipv4.ip),
+            server_type: wire.server_type.name,
+            location: wire.location.name,
             created: time(wire.created.as_deref()),
         }
+    }
+}
+
+impl From<WireServer> for (u64, Server) {
+    fn from(wire: WireServer) -> Self {
+        (wire.id, wire.into())
+    }
+}
+
+/// `server` must be there: without it nobody knows whether it bills for nothing.
+#[derive(Deserialize)]
+pub(super) struct WireVolume {
+    id: u64,
+    labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    name: String,
+    #[serde(deserialize_with = "Option::deserialize")]
+    server: Option<u64>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    size: f64,
+    #[serde(default)]
+    created: Option<String>,
+}
+
+impl From<WireVolume> for (u64, Volume) {
+    fn from(wire: WireVolume) -> Self {
+        let volume = Volume {
+            id: wire.id,
+            name: wire.name,
+            labels: wire.labels,
+            server: wire.server,
+            gigabytes: wire.size,
+            created: time(wire.created.as_deref()),
+        };
+        (wire.id, volume)
+    }
+}
+
+/// `assignee_id` must be there, as a volume's `server`.
+#[derive(Deserialize)]
+pub(super) struct WirePrimaryIp {
+    #[serde(flatten)]
+    ip: WireIp,
+    #[serde(deserialize_with = "Option::deserialize")]
+    assignee_id: Option<u64>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    location: Name,
+}
+
+/// `server` must be there, as a volume's.
+#[derive(Deserialize)]
+pub(super) struct WireFloatingIp {
+    #[serde(flatten)]
+    ip: WireIp,
+    #[serde(deserialize_with = "Option::deserialize")]
+    server: Option<u64>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    home_location: Name,
+}
+
+#[derive(Deserialize)]
+struct WireIp {
+    id: u64,
+    labels: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "null_as_default")]
+    name: String,
+    #[serde(rename = "type", default, deserialize_with = "null_as_default")]
+    version: String,
+    #[serde(default)]
+    created: Option<String>,
+}
+
+impl WireIp {
+    fn read(self, server: Option<u64>, location: Name) -> (u64, Ip) {
+        let ip = Ip {
+            id: self.id,
+            name: self.name,
+            labels: self.labels,
+            server,
+            version: self.version,
+            location: location.name,
+            created: time(self.created.as_deref()),
+        };
+        (self.id, ip)
+    }
+}
+
+impl From<WirePrimaryIp> for (u64, Ip) {
+    fn from(wire: WirePrimaryIp) -> Self {
+        wire.ip.read(wire.assignee_id, wire.location)
+    }
+}
+
+impl From<WireFloatingIp> for (u64, Ip) {
+    fn from(wire: WireFloatingIp) -> Self {
+        wire.ip.read(wire.server, wire.home_location)
     }
 }
 

@@ -8,6 +8,7 @@
 //! reports and callbacks cannot deadlock.
 
 mod claim;
+mod found;
 mod report;
 
 use std::collections::BTreeSet;
@@ -24,6 +25,7 @@ use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::step::{Proof, Resource, StepEvent};
 
 pub use claim::claim_due_steps;
+pub use found::{OfAttempt, mark_seen, not_pursued};
 pub use report::report;
 
 /// A step that this process holds until its lease ends.
@@ -187,6 +189,13 @@ pub async fn next_due_in(
 }
 
 impl ClaimedStep {
+    fn of(&self) -> OfAttempt {
+        OfAttempt {
+            provision: self.provision,
+            attempt: self.attempt,
+        }
+    }
+
     fn vendor_id(&self) -> Option<&VendorId> {
         match &self.subject {
             Subject::Search => None,

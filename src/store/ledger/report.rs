@@ -1,12 +1,12 @@
 //! Writing down how a step went, and what follows from it.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 use sqlx::PgConnection;
 
+use super::found::{Sighted, add_event, add_found, reopen_searches, wake_searches};
 use super::{ClaimedStep, Outcome, Reported, Subject};
 use crate::domain::fields::VendorId;
 use crate::domain::step::StepState;
@@ -34,6 +34,7 @@ pub async fn report(
     .fetch_one(&mut *db)
     .await?;
 
+    let of = step.of();
     let state = StepState::Leased { until: now }.after(outcome.event(now))?;
     let needs_person = matches!(
         outcome,
@@ -54,24 +55,25 @@ pub async fn report(
     }
 
     if let Some((kind, data)) = history(step, outcome) {
-        add_event(db, step, kind, data).await?;
+        add_event(db, of, kind, data).await?;
     }
     if stuck && !step.was_stuck {
         let data = json!({"resource": step.resource, "vendor_id": step.vendor_id(),
                           "error": outcome.error().or(step.last_error.as_deref())});
-        add_event(db, step, "step.stuck", data).await?;
+        add_event(db, of, "step.stuck", data).await?;
     }
     let sighted = match outcome {
-        Outcome::Found(ids) => add_found(db, step, ids, now).await?,
+        Outcome::Found(ids) => add_found(db, of, step.resource, ids, None, now).await?,
         Outcome::Accepted { .. } => Sighted::Anew,
         _ => Sighted::Before,
     };
     if sighted == Sighted::Anew {
-        reopen_searches(db, step, now).await?;
-        wake_searches(db, step, now).await?;
+        reopen_searches(db, of, (step.resource, step.vendor_id()), now).await?;
+        wake_searches(db, of, Some(step.id), now).await?;
     }
     if state.is_settled() {
-        wake_searches(db, step, now).await?;
+        // It may be what another search of the same attempt was waiting for.
+        wake_searches(db, of, Some(step.id), now).await?;
         if let Some(took) = finish_rollback(db, step).await? {
             return Ok(Reported::RollbackDone { took });
         }
@@ -193,123 +195,6 @@ async fn settle(
     Ok(moved == 1)
 }
 
-/// Whether a report shows something of the attempt's own that the ledger did not know to be there.
-/// What is only seen once more, as everything that cannot be deleted is at each look, must not
-/// reopen anything: the searches that it reopens wake the one that found it, without a pause.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Sighted {
-    Anew,
-    Before,
-}
-
-/// Gives each found thing a step of its own; one that had counted as settled is due again. One that
-/// is in hand learns that it is the attempt's own and is otherwise left alone: that mark is only
-/// ever set, so no fence is needed.
-async fn add_found(
-    db: &mut PgConnection,
-    step: &ClaimedStep,
-    ids: &BTreeSet<VendorId>,
-    now: DateTime<Utc>,
-) -> Result<Sighted, StoreError> {
-    let ids: Vec<String> = ids.iter().map(VendorId::to_string).collect();
-    let due = sqlx::query_scalar!(
-        r#"
-        insert into steps as s (provision_id, attempt, resource, searches, vendor_id, own, state,
-                                moved_by, next_at, unsettled_since)
-        select $1, $2, $3, false, id, true, 'due', 'planned', $5, $5
-        from unnest($4::text[]) id
-        on conflict (provision_id, attempt, resource, vendor_id) where not searches
-        do update
-        set own = true, state = 'due', moved_from = s.state, moved_by = 'seen_again',
-            fence = s.fence + 1, next_at = $5, unsettled_since = $5, settled_at = null,
-            proof = null, accepted_at = null, action_id = null
-        where s.settled_at is not null
-        returning s.vendor_id as "vendor_id!"
-        "#,
-        step.provision.as_uuid(),
-        step.attempt.as_i32(),
-        step.resource.to_string(),
-        &ids,
-        now,
-    )
-    .fetch_all(&mut *db)
-    .await?;
-    for id in &due {
-        let data = json!({"resource": step.resource, "vendor_id": id});
-        add_event(db, step, "step.found", data).await?;
-    }
-    let recognised = sqlx::query!(
-        "update steps set own = true
-         where provision_id = $1 and attempt = $2 and resource = $3 and not searches
-           and vendor_id = any($4) and settled_at is null and not own",
-        step.provision.as_uuid(),
-        step.attempt.as_i32(),
-        step.resource.to_string(),
-        &ids,
-    )
-    .execute(db)
-    .await?
-    .rows_affected();
-    Ok(if due.is_empty() && recognised == 0 {
-        Sighted::Before
-    } else {
-        Sighted::Anew
-    })
-}
-
-/// Something of the attempt's own is there after all: searches that had settled look again.
-async fn reopen_searches(
-    db: &mut PgConnection,
-    step: &ClaimedStep,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    let reopened = sqlx::query_scalar!(
-        r#"
-        update steps s
-        set state = 'due', moved_from = s.state, moved_by = 'seen_again', fence = s.fence + 1,
-            next_at = $3, unsettled_since = $3, settled_at = null, proof = null
-        where s.provision_id = $1 and s.attempt = $2 and s.searches and s.state = 'gone'
-        returning s.resource
-        "#,
-        step.provision.as_uuid(),
-        step.attempt.as_i32(),
-        now,
-    )
-    .fetch_all(&mut *db)
-    .await?;
-    for resource in reopened {
-        let data = json!({"resource": resource, "vendor_id": null,
-                          "because": {"resource": step.resource, "vendor_id": step.vendor_id()}});
-        add_event(db, step, "step.reopened", data).await?;
-    }
-    Ok(())
-}
-
-/// What has settled may be what another search of the same attempt was waiting for, and what was
-/// sighted what it has to wait for. A search that is being carried out, or claimed at this moment,
-/// has looked too early: its report will be fenced out.
-async fn wake_searches(
-    db: &mut PgConnection,
-    step: &ClaimedStep,
-    now: DateTime<Utc>,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "update steps s
-         set state = case s.state when 'leased' then 'leased' else 'due' end,
-             next_at = case s.state when 'waiting' then $3 else s.next_at end,
-             fence = s.fence + 1, moved_from = s.state, moved_by = 'retry_asked'
-         where s.provision_id = $1 and s.attempt = $2 and s.searches and s.id <> $4
-           and s.settled_at is null",
-        step.provision.as_uuid(),
-        step.attempt.as_i32(),
-        now,
-        step.id,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
-}
-
 /// Notes the end of the rollback if this was the attempt's last unsettled step; how long it took if
 /// it is the attempt's first.
 async fn finish_rollback(
@@ -342,25 +227,6 @@ async fn finish_rollback(
     .fetch_optional(db)
     .await?;
     Ok(took_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
-}
-
-async fn add_event(
-    db: &mut PgConnection,
-    step: &ClaimedStep,
-    kind: &str,
-    data: Value,
-) -> Result<(), StoreError> {
-    sqlx::query!(
-        "insert into events (provision_id, attempt, kind, data, at)
-         values ($1, $2, $3, $4, backstop_now())",
-        step.provision.as_uuid(),
-        step.attempt.as_i32(),
-        kind,
-        data,
-    )
-    .execute(db)
-    .await?;
-    Ok(())
 }
 
 /// What the history keeps of an outcome. A failure only when it is not the one before it, so that

@@ -1,0 +1,154 @@
+//! Lists: read to their last page, or an error, never a part.
+//!
+//! A list is checked against the vendor's own count, and read again when things came or went between
+//! two pages: one that vanishes moves the rest up, and the next page then skips one that exists.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::shapes::{Meta, WireFloatingIp, WirePrimaryIp, WireServer, WireVolume};
+use super::{Hetzner, Ip, Server, Volume, read};
+use crate::providers::VendorError;
+use crate::providers::http::Answer;
+
+/// The most the vendor puts on a page (<https://docs.hetzner.cloud/reference/cloud#pagination>).
+const PER_PAGE: &str = "50";
+/// Ten thousand things. A list that goes on longer is not a list.
+const MOST_PAGES: u64 = 200;
+/// How often a list is read again from its start when it changed under the reader.
+const READS: u32 = 3;
+
+impl Hetzner {
+    /// All servers that match a label selector, by ascending id.
+    /// <https://docs.hetzner.cloud/reference/cloud#label-selector>
+    ///
+    /// # Errors
+    /// `Unavailable` also when the list contradicts itself, never ends, or takes longer than
+    /// [`Timeouts::list`](crate::providers::Timeouts::list).
+    pub async fn servers_by_label(&self, selector: &str) -> Result<Vec<Server>, VendorError> {
+        self.list::<WireServer, _>("servers", selector).await
+    }
+
+    /// All volumes that match a label selector, by ascending id.
+    ///
+    /// # Errors
+    /// As [`Hetzner::servers_by_label`].
+    pub async fn volumes_by_label(&self, selector: &str) -> Result<Vec<Volume>, VendorError> {
+        self.list::<WireVolume, _>("volumes", selector).await
+    }
+
+    /// All primary IPs that match a label selector, by ascending id.
+    ///
+    /// # Errors
+    /// As [`Hetzner::servers_by_label`].
+    pub async fn primary_ips_by_label(&self, selector: &str) -> Result<Vec<Ip>, VendorError> {
+        self.list::<WirePrimaryIp, _>("primary_ips", selector).await
+    }
+
+    /// All floating IPs that match a label selector, by ascending id.
+    ///
+    /// # Errors
+    /// As [`Hetzner::servers_by_label`].
+    pub async fn floating_ips_by_label(&self, selector: &str) -> Result<Vec<Ip>, VendorError> {
+        self.list::<WireFloatingIp, _>("floating_ips", selector)
+            .await
+    }
+
+    async fn list<W, T>(&self, kind: &str, selector: &str) -> Result<Vec<T>, VendorError>
+    where
+        W: DeserializeOwned + Into<(u64, T)>,
+    {
+        let reading = async {
+            let mut reads = 1;
+            loop {
+                match self.read_list::<W, T>(kind, selector).await? {
+                    ListRead::Whole(things) => return Ok(things),
+                    ListRead::Changed(_) if reads < READS => reads += 1,
+                    ListRead::Changed(error) => return Err(error),
+                }
+            }
+        };
+        self.http.within_list_time(&[kind], reading).await
+    }
+
+    async fn read_list<W, T>(&self, kind: &str, selector: &str) -> Result<ListRead<T>, VendorError>
+    where
+        W: DeserializeOwned + Into<(u64, T)>,
+    {
+        let mut things = BTreeMap::new();
+        let mut first_total = None;
+        let mut page = 1;
+        loop {
+            // By id, so that what is made meanwhile comes last and moves nothing.
+            let number = page.to_string();
+            let query = [
+                ("label_selector", selector),
+                ("sort", "id:asc"),
+                ("per_page", PER_PAGE),
+                ("page", &number),
+            ];
+            let call = self.http.get(&[kind]).query(&query);
+            let answer = self.send(call).await?;
+            let (listed, meta) = read_page::<W>(&answer, kind)?;
+            let told = meta.pagination;
+
+            if told.page != page {
+                return Err(answer.unusable("a list that answers with another page"));
+            }
+            let known = things.len();
+            things.extend(listed.into_iter().map(Into::into));
+            let nothing_new = things.len() == known;
+
+            if told.total_entries != *first_total.get_or_insert(told.total_entries) {
+                let error = answer.unusable("the list changed while it was read");
+                return Ok(ListRead::Changed(error));
+            }
+            let Some(next) = told.next_page else {
+                let count = u64::try_from(things.len()).ok();
+                if told.total_entries.is_some() && told.total_entries != count {
+                    let error = answer.unusable("the list does not add up to its total");
+                    return Ok(ListRead::Changed(error));
+                }
+                return Ok(ListRead::Whole(things.into_values().collect()));
+            };
+            if next != page + 1 || nothing_new || next > MOST_PAGES {
+                return Err(answer.unusable("a list that repeats itself or never ends"));
+            }
+            page = next;
+        }
+    }
+}
+
+enum ListRead<T> {
+    Whole(Vec<T>),
+    /// Things came or went between the pages; worth another read, else this error.
+    Changed(VendorError),
+}
+
+/// `meta` must be there: without it nobody knows whether the list ends here.
+#[derive(Deserialize)]
+struct Page {
+    meta: Meta,
+    #[serde(flatten)]
+    lists: BTreeMap<String, Value>,
+}
+
+/// The list has the name of its kind. One that is missing is not an empty one.
+fn read_page<W: DeserializeOwned>(
+    answer: &Answer,
+    kind: &str,
+) -> Result<(Vec<W>, Meta), VendorError> {
+    let mut page: Page = read(answer)?;
+    let list = page
+        .lists
+        .remove(kind)
+        .and_then(|list| serde_json::from_value(list).ok());
+    match list {
+        Some(list) => Ok((list, page.meta)),
+        // serde's own message would quote the body.
+        None => Err(answer.unusable(&format!("no list of {kind} as it is documented"))),
+    }
+}
