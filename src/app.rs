@@ -149,7 +149,7 @@ impl App {
             tracker.spawn(worker.run(tracker.clone()));
         }
         let dispatches = config.github.is_some();
-        let dispatcher = config.github.map(|github| {
+        let outbox = config.github.map(|github| {
             Dispatcher::new(
                 pool.clone(),
                 changes.clone(),
@@ -201,8 +201,8 @@ impl App {
         let heart = tokio::spawn(heart.run(begun.clone()));
         tracker.spawn(watcher.run(begun.clone()));
         tracker.spawn(sweeper.run(begun.clone()));
-        if let Some(dispatcher) = dispatcher {
-            tracker.spawn(dispatcher.run(tracker.clone(), begun));
+        if let Some(outbox) = outbox {
+            tracker.spawn(outbox.run(tracker.clone(), begun));
         }
         tracing::info!(%address, controller.id = %controller, "listening on http://{address}");
         Ok(Self {
