@@ -130,8 +130,8 @@ async fn nothing_is_dispatched_while_held() {
     let service = stopped.start().await;
     is_held(&service, "other_public_url").await;
 
-    let wish = json!({"agent_id": "web-1"});
-    let asked = service.operate("POST", "/v1/provisions", Some(wish)).await;
+    let agent = json!({"agent_id": "web-1"});
+    let asked = service.operate("POST", "/v1/provisions", Some(agent)).await;
     assert_eq!(asked.status, 201, "{asked:?}");
     let id = asked.body["id"].as_str().unwrap().parse().unwrap();
     pulsed(&service.pool).await;
