@@ -50,7 +50,7 @@ pub struct Pulse {
     pub fingerprint: Fingerprint,
     /// The URL that this replica is set to; `None`: unset, and not compared.
     pub public_url: Option<String>,
-    /// Whether any provision is waited for.
+    /// Whether any provision is waited for that began longer ago than one may take.
     pub under_way: bool,
     /// How many pulses there were when this replica last wrote one; 0: it has not.
     pub confirmed: i64,

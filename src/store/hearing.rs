@@ -4,8 +4,8 @@
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
 
-use super::StoreError;
 use super::rows::HearingRow;
+use super::{StoreError, interval};
 use crate::domain::hearing::{Fingerprint, Hearing, Pulse};
 use crate::domain::names::ControllerId;
 use crate::domain::overdue::Patience;
@@ -47,10 +47,13 @@ pub async fn pulse(
                    as "database_oid!",
                'provisions'::regclass::oid::bigint as "table_oid!",
                exists (
-                   select from provisions where status in ('queued', 'provisioning')
+                   select from attempts
+                   where finished_at is null and started_at < backstop_now() - $1::interval
                ) as "under_way!"
         from hearing h, controller c
-        "#
+        "#,
+        // Only a gap that is longer than this counts: what began later began after it.
+        interval(patience.provision_timeout),
     )
     .fetch_one(&mut *transaction)
     .await?;

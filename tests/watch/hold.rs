@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::harness::{Options, Service, Stopped};
 use crate::support::{
-    RUN, due_in, failed, heartbeat, hold, in_use, is_held, is_waited_for, pulsed, secs, under_way,
+    RUN, due_in, failed, heartbeat, hold, in_use, is_held, is_waited_for, pulsed, secs,
+    servers_only, under_way,
 };
 
 /// Ends the hold as `backstop resume` does.
@@ -201,4 +202,18 @@ async fn resuming_what_is_not_held_changes_nothing() {
     pulsed(&service.pool).await;
     assert_eq!(since().await, before);
     assert_eq!(hold(&service).await, json!(null));
+}
+
+#[tokio::test]
+async fn what_is_asked_for_right_after_a_long_gap_was_not_under_way_in_it() {
+    let service = Service::start_with(servers_only()).await;
+    pulsed(&service.pool).await;
+    let stopped = service.stop().await;
+    stopped.advance(secs(24 * 3600)).await;
+    // Before the first pulse that notices the gap.
+    let service = stopped.start().await;
+    let (id, _) = under_way(&service).await;
+    pulsed(&service.pool).await;
+    assert_eq!(hold(&service).await, Value::Null);
+    assert!(is_waited_for(&service, id).await > secs(0));
 }
