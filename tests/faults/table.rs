@@ -193,7 +193,7 @@ impl Line {
         self.check_end(service, &provision, &made, &look_alikes)?;
 
         // Once more, by the workflow and by the operator: there is nothing left to do.
-        let sent = log::deletes(&service.sim).len();
+        let sent = log::delete_requests(&service.sim).len();
         let again = service.callback("failure", id, run, more).await;
         let forced = service
             .operate("POST", &format!("/v1/provisions/{id}/rollback"), None)
@@ -208,7 +208,7 @@ impl Line {
                 provision["rollback"], after["rollback"]
             ));
         }
-        if log::deletes(&service.sim).len() != sent {
+        if log::delete_requests(&service.sim).len() != sent {
             return Err("done once more, something was deleted again".to_owned());
         }
         look_alikes.remove(service);

@@ -12,10 +12,18 @@ use backstop::sim::{Effect, HistoryEntry, Sim, Vendor};
 
 /// The ids that a DELETE was sent for, whatever was answered, with a letter for their kind.
 pub fn asked_to_delete(sim: &Sim) -> BTreeSet<String> {
-    deletes(sim)
+    delete_requests(sim)
         .iter()
         .map(|entry| id_in(&entry.path))
         .collect()
+}
+
+/// Every DELETE at the time at which it was sent. One that takes effect late has another entry then,
+/// when a later test of the same simulation may be looking.
+pub fn delete_requests(sim: &Sim) -> Vec<HistoryEntry> {
+    let mut requests = deletes(sim);
+    requests.retain(|entry| !entry.late);
+    requests
 }
 
 /// Every DELETE that a vendor got.
