@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use axum::extract::Request;
+use axum::middleware::{self, Next};
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -16,17 +18,19 @@ use crate::http::{Api, router};
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
-use crate::store::{connect, controller_id, migrate, too_old};
+use crate::store::{Pool, connect, controller_id, migrate, too_old};
 
 /// How long answers and steps in hand get when we stop. What is not done by then is done again
 /// after the next start.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last answers get to be sent, and to be asked for by what had just come in.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The database, ours or somebody else's.
 pub struct OpenDatabase {
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// The private server, if it is ours.
     private: Option<PrivatePostgres>,
 }
@@ -94,6 +98,7 @@ pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
     http: JoinHandle<std::io::Result<()>>,
+    calls: TaskTracker,
     tracker: TaskTracker,
     intake: CancellationToken,
     work: CancellationToken,
@@ -146,8 +151,13 @@ impl App {
             stuck_after: config.rollback.stuck_after,
             stop: intake.clone(),
         };
+        let calls = TaskTracker::new();
+        let router = router(api).layer(middleware::from_fn({
+            let calls = calls.clone();
+            move |request: Request, next: Next| calls.track_future(next.run(request))
+        }));
         let http = tokio::spawn(
-            axum::serve(listener, router(api))
+            axum::serve(listener, router)
                 .with_graceful_shutdown(intake.clone().cancelled_owned())
                 .into_future(),
         );
@@ -156,6 +166,7 @@ impl App {
             address,
             database,
             http,
+            calls,
             tracker,
             intake,
             work,
@@ -168,10 +179,10 @@ impl App {
         self.address
     }
 
-    /// The database's connections.
+    /// The database's connections, for who looks at what is there.
     #[must_use]
     pub fn pool(&self) -> &PgPool {
-        &self.database.pool
+        self.database.pool.unbounded()
     }
 
     /// Runs until `stop` is ready, then stops in order.
@@ -204,15 +215,35 @@ impl App {
     /// When a private Postgres does not stop cleanly.
     pub async fn stop(self) -> anyhow::Result<()> {
         tracing::info!("stopping");
-        let deadline = tokio::time::Instant::now() + STOP_PATIENCE;
         self.intake.cancel();
-        let answered = tokio::time::timeout_at(deadline, self.http).await;
+        // Not after the last answer: a caller who is slow must not take the steps' time.
         self.work.cancel();
+        self.calls.close();
         self.tracker.close();
-        let done = tokio::time::timeout_at(deadline, self.tracker.wait()).await;
-        if answered.is_err() || done.is_err() {
+        let in_hand = async {
+            tokio::join!(answered(self.http, &self.calls), self.tracker.wait());
+        };
+        if tokio::time::timeout(STOP_PATIENCE, in_hand).await.is_err() {
             tracing::warn!("stopping with work in hand; it is taken up again at the next start");
         }
         self.database.close().await
+    }
+}
+
+/// Waits until every call is answered. Connections on which nothing is asked close by themselves;
+/// those on which a question never ends are not waited for.
+async fn answered(http: JoinHandle<std::io::Result<()>>, calls: &TaskTracker) {
+    let no_more = async {
+        loop {
+            calls.wait().await;
+            tokio::time::sleep(LAST_WORDS).await;
+            if calls.is_empty() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        _ = http => {}
+        () = no_more => {}
     }
 }

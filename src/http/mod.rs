@@ -23,7 +23,6 @@ use axum::http::{HeaderName, HeaderValue};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use uuid::Uuid;
@@ -31,6 +30,7 @@ use uuid::Uuid;
 use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::store::changes::Changes;
+use crate::store::{Pool, in_time};
 use problem::Problem;
 use proof::ProofOfCaller;
 use tokens::Tokens;
@@ -39,7 +39,7 @@ use tokens::Tokens;
 #[derive(Clone)]
 pub struct Api {
     /// The database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Announces and hears that the ledger changed.
     pub changes: Changes,
     /// Settles who sends a callback.
@@ -72,10 +72,6 @@ impl Api {
 pub fn router(api: Api) -> Router {
     Router::new()
         .route(
-            "/v1/provisions/{id}/callbacks/{kind}",
-            post(callbacks::receive),
-        )
-        .route(
             "/v1/provisions",
             get(provisions::list).post(provisions::create),
         )
@@ -87,9 +83,20 @@ pub fn router(api: Api) -> Router {
         .route("/v1/provisions/{id}/rollback", post(provisions::retry))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .layer(middleware::from_fn(answer_in_time))
+        // After that layer: it bounds what it does by itself, for its caller may ask it to wait.
+        .route(
+            "/v1/provisions/{id}/callbacks/{kind}",
+            post(callbacks::receive),
+        )
         .with_state(api)
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn(identify))
+}
+
+/// Answers 503 when the database leaves a call without an answer.
+async fn answer_in_time(request: Request, next: Next) -> Result<Response, Problem> {
+    in_time(async { Ok(next.run(request).await) }).await
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

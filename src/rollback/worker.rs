@@ -9,11 +9,12 @@
 //! A loop is woken by announced changes and by the next due time. It never waits inside a step
 //! for anything but the vendor's answer, whose time-out is far shorter than the lease.
 
+use std::future::ready;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use sqlx::PgPool;
+use sqlx::Connection;
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -25,9 +26,9 @@ use crate::domain::backoff::Backoff;
 use crate::domain::names::{ControllerId, ProvisionId};
 use crate::domain::step::Resource;
 use crate::providers::{Hetzner, Tailscale, Vendor};
-use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::ledger::{self, ClaimedStep, Outcome, Reported, claim_due_steps, next_due_in};
+use crate::store::{Pool, StoreError, in_time};
 
 /// Most steps in one claim; Hetzner lists as many on one page.
 const BATCH: u32 = 50;
@@ -72,7 +73,7 @@ pub enum Hands {
 
 /// One vendor's loop, in this process. Others may run beside it.
 pub struct Worker {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     settings: Settings,
     hands: Hands,
@@ -84,7 +85,7 @@ impl Worker {
     /// A worker that ends when `stop` is cancelled.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         changes: Changes,
         settings: Settings,
         hands: Hands,
@@ -142,27 +143,30 @@ impl Worker {
     }
 
     async fn claim(&self) -> Result<Vec<ClaimedStep>, StoreError> {
-        let mut db = self.pool.acquire().await?;
-        claim_due_steps(
-            &mut db,
-            self.hands.resources(),
-            BATCH,
-            LEASE,
-            self.settings.late_arrival_window,
-        )
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            claim_due_steps(
+                &mut db,
+                self.hands.resources(),
+                BATCH,
+                LEASE,
+                self.settings.late_arrival_window,
+            )
+            .await
+        })
         .await
     }
 
     /// Until something changes, or is due, or it is time to look anyway.
     async fn wait(&self, changes: &mut broadcast::Receiver<ProvisionId>) {
-        let next = match self.pool.acquire().await {
-            Ok(mut db) => next_due_in(&mut db, self.hands.resources())
-                .await
-                .ok()
-                .flatten(),
-            Err(_) => None,
-        };
+        let next = in_time(async {
+            let mut db = self.pool.acquire().await?;
+            next_due_in(&mut db, self.hands.resources()).await
+        });
         let pause = next
+            .await
+            .ok()
+            .flatten()
             .unwrap_or(LOOK_EVERY)
             .clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
         tokio::select! {
@@ -180,22 +184,34 @@ impl Worker {
             controller: self.controller,
         };
         let begin_before = Instant::now() + LEASE.saturating_sub(LEASE_MARGIN);
+        // A look changes nothing: when we stop it is dropped, and its steps are given back.
         match &self.hands {
             Hands::Hetzner(client) => {
-                let view = hetzner::look(client, &steps).await;
+                let look = hetzner::look(client, &steps);
+                let Some(view) = self.stop.run_until_cancelled(look).await else {
+                    return self.give_back(steps).await;
+                };
                 self.each(steps, begin_before, |step| {
                     hetzner::carry_out(client, &view, step, &judge)
                 })
                 .await;
             }
             Hands::Tailscale { client, tag } => {
-                let view = tailscale::look(client, &steps).await;
+                let look = tailscale::look(client, &steps);
+                let Some(view) = self.stop.run_until_cancelled(look).await else {
+                    return self.give_back(steps).await;
+                };
                 self.each(steps, begin_before, |step| {
                     tailscale::carry_out(client, tag, &view, step, &judge)
                 })
                 .await;
             }
         }
+    }
+
+    async fn give_back(&self, steps: Vec<ClaimedStep>) {
+        self.each(steps, Instant::now(), |_| ready(Outcome::Released))
+            .await;
     }
 
     async fn each<'a, F>(
@@ -217,7 +233,8 @@ impl Worker {
                         act(step.clone()).await
                     };
                     fail::fail_point!("before_settling");
-                    self.report(&step, &outcome).await;
+                    self.report(&step, &outcome, begin_before + LEASE_MARGIN)
+                        .await;
                 }
             })
             .buffer_unordered(REQUESTS_AT_ONCE)
@@ -225,15 +242,26 @@ impl Worker {
             .await;
     }
 
-    async fn report(&self, step: &ClaimedStep, outcome: &Outcome) {
-        let reported = async {
-            let mut transaction = self.pool.begin().await?;
-            let reported =
-                ledger::report(&mut transaction, step, outcome, self.settings.stuck_after).await?;
-            transaction.commit().await?;
-            Ok::<_, StoreError>(reported)
-        }
-        .await;
+    /// Writes down how a step went. While the database is away it tries again until the lease ends
+    /// or we stop: what is known now would else be found out anew, with less to show for it.
+    async fn report(&self, step: &ClaimedStep, outcome: &Outcome, lease_ends: Instant) {
+        let reported = loop {
+            match self.write_report(step, outcome).await {
+                Err(StoreError::Away(error))
+                    if !self.stop.is_cancelled() && Instant::now() < lease_ends =>
+                {
+                    tracing::warn!(
+                        provision.id = %step.provision, attempt = %step.attempt,
+                        step.resource = %step.resource, %error,
+                        "how a step went is not written down yet; trying again soon"
+                    );
+                    self.stop
+                        .run_until_cancelled(tokio::time::sleep(DATABASE_PAUSE))
+                        .await;
+                }
+                reported => break reported,
+            }
+        };
         match reported {
             Ok(Reported::Yes) => {
                 log(step, outcome);
@@ -254,6 +282,23 @@ impl Worker {
                 "how a step went was not written down; it will be done again"
             ),
         }
+    }
+
+    /// Harmless to repeat where the answer to the commit was lost: the fence has moved.
+    async fn write_report(
+        &self,
+        step: &ClaimedStep,
+        outcome: &Outcome,
+    ) -> Result<Reported, StoreError> {
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            let mut transaction = db.begin().await?;
+            let reported =
+                ledger::report(&mut transaction, step, outcome, self.settings.stuck_after).await?;
+            transaction.commit().await?;
+            Ok(reported)
+        })
+        .await
     }
 }
 

@@ -10,5 +10,9 @@ mod log;
 mod child;
 mod commands;
 mod kills;
+#[expect(dead_code, reason = "shared with the tests of an absent database")]
+#[path = "../database_away/proxy.rs"]
+mod proxy;
 mod settings;
+mod stops;
 mod workflows;

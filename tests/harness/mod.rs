@@ -12,7 +12,7 @@
     clippy::unwrap_used
 )]
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use backstop::app::App;
@@ -126,7 +126,7 @@ impl Default for Options {
 /// A running service with its vendors and its database.
 pub struct Service {
     pub app: App,
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     options: Options,
@@ -192,8 +192,12 @@ impl Service {
     }
 
     pub async fn start_with(options: Options) -> Self {
-        let database = database().await;
-        let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
+        Self::start_at(options, database().await).await
+    }
+
+    /// On this database.
+    pub async fn start_at(options: Options, database: PgConnectOptions) -> Self {
+        let sim = Arc::new(Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap());
         let app = App::start(config(&options, &database, &sim), Durability::Disposable)
             .await
             .unwrap();
