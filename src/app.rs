@@ -15,9 +15,11 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
 use crate::http::{Api, router};
+use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
+use crate::store::notices::Subscriber;
 use crate::store::{Pool, connect, controller_id, migrate, too_old};
 
 /// How long answers and steps in hand get when we stop. What is not done by then is done again
@@ -123,6 +125,13 @@ impl App {
         let (intake, work) = (CancellationToken::new(), CancellationToken::new());
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
+        let subscriber = match config.webhook {
+            Some(_) => Subscriber::Webhook,
+            None => Subscriber::Nobody,
+        };
+        if let Some(webhook) = config.webhook {
+            tracker.spawn(Notifier::new(pool.clone(), webhook, work.clone()).run());
+        }
         let hands = [Some(Hands::Hetzner(config.hetzner))]
             .into_iter()
             .chain([config
@@ -135,6 +144,7 @@ impl App {
                 config.rollback,
                 hands,
                 controller,
+                subscriber,
                 work.clone(),
             );
             tracker.spawn(worker.run(tracker.clone()));

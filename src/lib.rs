@@ -12,7 +12,7 @@
 //!   claimed under leases and settled under a fence.
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
-//! - [`providers`]: the clients for Hetzner and Tailscale.
+//! - [`providers`]: the clients for Hetzner and Tailscale. [`notices`]: tells the operators' webhook.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
@@ -25,8 +25,10 @@ pub mod config;
 pub mod demo;
 pub mod domain;
 pub mod http;
+pub mod notices;
 pub mod postgres;
 pub mod providers;
 pub mod rollback;
+pub mod signing;
 pub mod sim;
 pub mod store;

@@ -132,6 +132,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             read: None,
             operator: Some(OPERATOR_TOKEN.into()),
         },
+        webhook: None,
         provision_timeout: Duration::from_secs(30 * 60),
         rollback: worker::Settings {
             retry: Backoff {

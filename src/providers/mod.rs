@@ -7,7 +7,8 @@
 //! never follows a redirect, and never puts a token or a body into a log, an error or `Debug`.
 //!
 //! Read in this order: [`VendorError`] is what a caller decides on, `http` sends a request and
-//! bounds it, [`hetzner`] and [`tailscale`] know the vendors' shapes.
+//! bounds it, [`hetzner`] and [`tailscale`] know the vendors' shapes. [`Webhook`] is no vendor: it is
+//! where operators listen.
 //!
 //! Selectors and filters of a vendor only make lists shorter. Whoever deletes compares the labels,
 //! tags and names of what came back, each one.
@@ -18,11 +19,13 @@ mod wire;
 
 pub mod hetzner;
 pub mod tailscale;
+mod webhook;
 
 pub use error::{FailedCall, SetupError, VendorError};
 pub use hetzner::Hetzner;
 pub use http::{Timeouts, loopback_client};
 pub use tailscale::Tailscale;
+pub use webhook::{Untold, Webhook};
 
 /// Whose API it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -28,6 +28,7 @@ use crate::domain::step::Resource;
 use crate::providers::{Hetzner, Tailscale, Vendor};
 use crate::store::changes::Changes;
 use crate::store::ledger::{self, ClaimedStep, Outcome, Reported, claim_due_steps, next_due_in};
+use crate::store::notices::Subscriber;
 use crate::store::{Pool, StoreError, in_time};
 
 /// Most steps in one claim; Hetzner lists as many on one page.
@@ -78,6 +79,7 @@ pub struct Worker {
     settings: Settings,
     hands: Hands,
     controller: ControllerId,
+    subscriber: Subscriber,
     stop: CancellationToken,
 }
 
@@ -90,6 +92,7 @@ impl Worker {
         settings: Settings,
         hands: Hands,
         controller: ControllerId,
+        subscriber: Subscriber,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -98,6 +101,7 @@ impl Worker {
             settings,
             hands,
             controller,
+            subscriber,
             stop,
         }
     }
@@ -293,8 +297,14 @@ impl Worker {
         in_time(async {
             let mut db = self.pool.acquire().await?;
             let mut transaction = db.begin().await?;
-            let reported =
-                ledger::report(&mut transaction, step, outcome, self.settings.stuck_after).await?;
+            let reported = ledger::report(
+                &mut transaction,
+                step,
+                outcome,
+                self.settings.stuck_after,
+                self.subscriber,
+            )
+            .await?;
             transaction.commit().await?;
             Ok(reported)
         })

@@ -3,6 +3,7 @@
 //! - [`provisions`]: reads what a decision rests on and writes the change in one statement.
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`views`]: what the status API shows.
+//! - [`notices`]: what the operators' webhook is to be told.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //! - `connection`: the [`Pool`], and [`in_time`], which bounds every wait for the database.
 //!
@@ -12,6 +13,7 @@
 pub mod changes;
 mod connection;
 pub mod ledger;
+pub mod notices;
 pub mod provisions;
 mod rows;
 pub mod views;

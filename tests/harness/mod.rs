@@ -22,7 +22,7 @@ use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{Hetzner, Tailscale, loopback_client};
+use backstop::providers::{Hetzner, Tailscale, Webhook, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
@@ -30,7 +30,6 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, ConnectOptions};
-use standardwebhooks::Webhook;
 use uuid::Uuid;
 
 pub const SECRET: &str = "whsec_dGVzdC1zZWNyZXQtb25lLXRlc3Qtc2VjcmV0LW9uZQ==";
@@ -102,6 +101,8 @@ pub struct Options {
     pub retry: Backoff,
     pub stuck_after: Duration,
     pub provision_timeout: Duration,
+    /// Where operators listen.
+    pub webhook: Option<String>,
 }
 
 impl Default for Options {
@@ -119,6 +120,7 @@ impl Default for Options {
             },
             stuck_after: Duration::from_secs(3600),
             provision_timeout: Duration::from_secs(1800),
+            webhook: None,
         }
     }
 }
@@ -176,6 +178,10 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             read: Some(READER.into()),
             operator: Some(OPERATOR.into()),
         },
+        webhook: options
+            .webhook
+            .clone()
+            .map(|url| Webhook::new(&url.into(), &SECRET.into()).unwrap()),
         provision_timeout: options.provision_timeout,
         rollback: worker::Settings {
             retry: options.retry,
@@ -451,7 +457,7 @@ pub fn sign(secret: &str, message_id: &str, body: &str) -> (i64, String) {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     let at = i64::try_from(at.as_secs()).unwrap();
-    let signer = Webhook::new(secret).unwrap();
+    let signer = standardwebhooks::Webhook::new(secret).unwrap();
     (at, signer.sign(message_id, at, body.as_bytes()).unwrap())
 }
 

@@ -10,6 +10,7 @@ use crate::harness::empty_database;
 fn sample(version: i64) -> Option<&'static str> {
     match version {
         1 => Some(include_str!("samples/0001.sql")),
+        6 => Some(include_str!("samples/0006.sql")),
         _ => None,
     }
 }

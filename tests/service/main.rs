@@ -30,3 +30,4 @@ mod sequence;
 mod status_api;
 mod stuck;
 mod support;
+mod webhook;

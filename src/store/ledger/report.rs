@@ -11,6 +11,8 @@ use super::{ClaimedStep, Outcome, Reported, Subject};
 use crate::domain::fields::VendorId;
 use crate::domain::step::StepState;
 use crate::store::StoreError;
+use crate::store::notices::{self, Kind, Subscriber};
+use crate::store::views::{self, RollbackState};
 
 /// Writes down how a claimed step went, in the caller's transaction, and what follows from it:
 /// found things get steps of their own, a settled step wakes the searches of its attempt, the last
@@ -23,6 +25,7 @@ pub async fn report(
     step: &ClaimedStep,
     outcome: &Outcome,
     stuck_after: Duration,
+    subscriber: Subscriber,
 ) -> Result<Reported, StoreError> {
     let now = sqlx::query_scalar!(
         r#"select backstop_now() as "now!" from provisions where id = $1 for no key update"#,
@@ -39,8 +42,10 @@ pub async fn report(
             ..
         }
     );
-    let stuck =
-        !state.is_settled() && (needs_person || now - step.unsettled_since >= delta(stuck_after));
+    // Given back untried, it is as stuck as it was.
+    let still_stuck = step.was_stuck && *outcome == Outcome::Released;
+    let overdue = now - step.unsettled_since >= delta(stuck_after);
+    let stuck = !state.is_settled() && (needs_person || overdue || still_stuck);
 
     if !settle(db, step, outcome, state, stuck, now).await? {
         give_back(db, step, now).await?;
@@ -50,10 +55,12 @@ pub async fn report(
     if let Some((kind, data)) = history(step, outcome) {
         add_event(db, step, kind, data).await?;
     }
+    let mut news = None;
     if stuck && !step.was_stuck {
         let data = json!({"resource": step.resource, "vendor_id": step.vendor_id(),
                           "error": outcome.error().or(step.last_error.as_deref())});
         add_event(db, step, "step.stuck", data).await?;
+        news = Some(Kind::RollbackStuck);
     }
     if let Outcome::Found(ids) = outcome {
         add_found(db, step, ids, now).await?;
@@ -63,7 +70,12 @@ pub async fn report(
     }
     if state.is_settled() {
         wake_searches(db, step, now).await?;
-        finish_rollback(db, step).await?;
+        if finish_rollback(db, step).await? == Finished::Yes {
+            news = Some(Kind::RollbackSettled);
+        }
+    }
+    if let (Some(news), Subscriber::Webhook) = (news, subscriber) {
+        add_notice(db, step, news, stuck_after).await?;
     }
     Ok(Reported::Yes)
 }
@@ -277,9 +289,19 @@ async fn wake_searches(
     Ok(())
 }
 
+/// Whether an attempt's rollback is at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    Yes,
+    No,
+}
+
 /// Notes the end of the rollback if this was the attempt's last unsettled step.
-async fn finish_rollback(db: &mut PgConnection, step: &ClaimedStep) -> Result<(), StoreError> {
-    sqlx::query!(
+async fn finish_rollback(
+    db: &mut PgConnection,
+    step: &ClaimedStep,
+) -> Result<Finished, StoreError> {
+    let noted = sqlx::query!(
         "insert into events (provision_id, attempt, kind, data, at)
          select $1, $2, 'rollback.done', '{}', backstop_now()
          where not exists (
@@ -290,8 +312,31 @@ async fn finish_rollback(db: &mut PgConnection, step: &ClaimedStep) -> Result<()
         step.attempt.as_i32(),
     )
     .execute(db)
-    .await?;
-    Ok(())
+    .await?
+    .rows_affected();
+    Ok(if noted == 1 {
+        Finished::Yes
+    } else {
+        Finished::No
+    })
+}
+
+/// Has the operators' webhook told how the provision stands now. That its rollback has settled only
+/// once no other attempt's goes on.
+async fn add_notice(
+    db: &mut PgConnection,
+    step: &ClaimedStep,
+    news: Kind,
+    stuck_after: Duration,
+) -> Result<(), StoreError> {
+    let view = views::provision(db, step.provision, stuck_after).await?;
+    let state = view
+        .as_ref()
+        .and_then(|view| Some(view.rollback.as_ref()?.state));
+    if news == Kind::RollbackSettled && state != Some(RollbackState::Done) {
+        return Ok(());
+    }
+    notices::add(db, news, &view).await
 }
 
 async fn add_event(
