@@ -122,7 +122,12 @@ pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool
                 Ok(true)
             })
         })
-        .connect_with(options.application_name("backstop"))
+        // PgBouncer does not take that parameter unless it is told to, and we read no floats.
+        .connect_with(
+            options
+                .application_name("backstop")
+                .extra_float_digits(None),
+        )
         .await
         .map(Pool)
         .map_err(StoreError::Away)
@@ -135,7 +140,8 @@ pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool
 pub async fn migrate(pool: &Pool) -> Result<(), MigrateError> {
     // A connection of its own: a migration, or another process's, may take longer than the pool
     // lets a statement take.
-    let mut connection = pool.0.connect_options().connect().await?;
+    let options = pool.0.connect_options();
+    let mut connection = answered(ACQUIRE_PATIENCE, options.connect()).await?;
     MIGRATIONS.run(&mut connection).await?;
     connection.close().await?;
     Ok(())
