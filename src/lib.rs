@@ -13,6 +13,7 @@
 //! - [`http`]: callbacks from workflows, the status API for dashboards.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
 //! - [`providers`]: the clients for Hetzner and Tailscale. [`notices`]: tells the operators' webhook.
+//! - [`signing`]: the secrets of what comes in signed and goes out signed.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
