@@ -58,8 +58,8 @@ async fn never_appeared_is_said_only_by_a_list_begun_after_the_window() {
     service.started(id, RUN).await;
     service.callback("failure", id, RUN, json!({})).await;
     looked_again(&service, id, 0).await;
-    service.advance(Duration::from_secs(590)).await;
     let before = lists(&service);
+    service.advance(Duration::from_secs(590)).await;
     let provision = looked_again(&service, id, before).await;
     assert_eq!(provision["rollback"]["state"], "pending", "{provision:#}");
     let before = lists(&service);
