@@ -20,7 +20,6 @@ pub mod table;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use crate::budget::Budget;
 use crate::domain::budget::Reserve;
@@ -29,8 +28,8 @@ use crate::domain::orphans::{Kind, Known, Mandate, Orphan, Sighting, Verdict, ju
 use crate::domain::step::Resource;
 use crate::providers::hetzner::Priced;
 use crate::providers::{Hetzner, Tailscale, Vendor};
-use crate::store::StoreError;
 use crate::store::sweeps::{self, Findings, Sweep};
+use crate::store::{Pool, StoreError};
 use lists::{Listed, Lists};
 
 /// The vendors whose lists are looked at.
@@ -53,7 +52,7 @@ pub struct Budgets {
 impl Budgets {
     /// `reserve` is the share of a vendor's limit that is left to others.
     #[must_use]
-    pub fn new(pool: &PgPool, reserve: Reserve) -> Self {
+    pub fn new(pool: &Pool, reserve: Reserve) -> Self {
         let budget = |vendor| Budget::new(pool.clone(), vendor, reserve);
         Self {
             hetzner: budget(Vendor::Hetzner),
@@ -77,7 +76,7 @@ pub struct Swept {
 /// # Errors
 /// [`StoreError`] if the database cannot be read. A list that cannot be read is told in the findings.
 pub async fn look(
-    pool: &PgPool,
+    pool: &Pool,
     vendors: &Vendors,
     budgets: Option<&Budgets>,
     listed_at: DateTime<Utc>,
@@ -155,7 +154,7 @@ async fn price(hetzner: &Hetzner, findings: &mut Findings, costing: &[(usize, Pr
 /// # Errors
 /// [`StoreError`] if the database cannot be read or written. What was reopened by then stays so.
 pub async fn sweep(
-    pool: &PgPool,
+    pool: &Pool,
     vendors: &Vendors,
     sweep: &Sweep,
     mandate: Mandate,
@@ -165,7 +164,7 @@ pub async fn sweep(
 }
 
 async fn conclude(
-    pool: &PgPool,
+    pool: &Pool,
     vendors: &Vendors,
     sweep: &Sweep,
     mut findings: Findings,

@@ -4,16 +4,16 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Budgets, Vendors, conclude, look};
 use crate::domain::orphans::Mandate;
-use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::sweeps::{self, Claimed, Sweep};
+use crate::store::{Pool, StoreError, in_time};
 
-/// How long a claim holds: far longer than the lists may take.
+/// How long a claim holds, and a sweep may take: far longer than the lists may.
 const LEASE: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether one is due.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -31,7 +31,7 @@ pub struct Settings {
 
 /// The loop of this process. Others may run beside it.
 pub struct Sweeper {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     settings: Settings,
     vendors: Vendors,
@@ -43,7 +43,7 @@ impl Sweeper {
     /// A sweeper that ends when `stop` is cancelled.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         changes: Changes,
         settings: Settings,
         vendors: Vendors,
@@ -81,19 +81,28 @@ impl Sweeper {
 
     /// No sweep is due sooner than after the pause that it returns.
     async fn sweep_if_due(&self) -> Result<Duration, StoreError> {
-        let mut db = self.pool.acquire().await?;
-        let claimed = sweeps::claim(&mut db, self.settings.every, LEASE).await?;
-        drop(db);
-        let sweep = match claimed {
+        let claimed = in_time(async {
+            let mut db = self.pool.acquire().await?;
+            sweeps::claim(&mut db, self.settings.every, LEASE).await
+        });
+        let sweep = match claimed.await? {
             Claimed::Yes(sweep) => sweep,
             Claimed::NotBefore(pause) => return Ok(pause),
         };
         // One that fails is kept until its lease ends: lists are dear, and the next may fail as well.
-        if let Ended::Stopped = self.sweep(&sweep).await? {
-            let mut db = self.pool.acquire().await?;
-            sweeps::give_up(&mut db, &sweep).await?;
+        match timeout(LEASE, self.sweep(&sweep)).await {
+            Ok(ended) => match ended? {
+                Ended::Whole => {}
+                Ended::Stopped => in_time(self.give_up(&sweep)).await?,
+            },
+            Err(_) => tracing::warn!("a sweep was cut short: it took longer than its lease"),
         }
         Ok(self.settings.every)
+    }
+
+    async fn give_up(&self, sweep: &Sweep) -> Result<(), StoreError> {
+        let mut db = self.pool.acquire().await?;
+        sweeps::give_up(&mut db, sweep).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Ended, StoreError> {

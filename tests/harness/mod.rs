@@ -158,7 +158,7 @@ impl Default for Options {
 /// A running service with its vendors and its database.
 pub struct Service {
     pub app: App,
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     options: Options,
@@ -266,18 +266,26 @@ impl Service {
     /// With a configuration that no option gives.
     pub async fn start_changed(options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
-        let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
-        Self::start_as(database, sim, options, change).await
+        Self::start_as(database, new_sim(&options), options, change).await
+    }
+
+    /// On this database, with vendors of its own.
+    pub async fn start_at(options: Options, database: PgConnectOptions) -> Self {
+        Self::start_on(database, new_sim(&options), options).await
     }
 
     /// On a database that is there, with vendors that are there.
-    pub async fn start_on(database: PgConnectOptions, sim: Sim, options: Options) -> Self {
-        Self::start_as(database, sim, options, |_| {}).await
+    pub async fn start_on(
+        database: PgConnectOptions,
+        sim: impl Into<Arc<Sim>>,
+        options: Options,
+    ) -> Self {
+        Self::start_as(database, sim.into(), options, |_| {}).await
     }
 
     async fn start_as(
         database: PgConnectOptions,
-        sim: Sim,
+        sim: Arc<Sim>,
         options: Options,
         change: impl FnOnce(&mut Config),
     ) -> Self {
@@ -288,7 +296,7 @@ impl Service {
             .await
             .unwrap();
         let service = Self {
-            pool: app.pool().clone(),
+            pool: app.pool().unbounded().clone(),
             app,
             sim,
             database,
@@ -500,7 +508,7 @@ impl Service {
         let pool = store::connect(self.database.clone(), 2).await.unwrap();
         Stopped {
             sim: self.sim,
-            pool,
+            pool: pool.unbounded().clone(),
             database: self.database,
             options: self.options,
         }
@@ -524,7 +532,7 @@ impl Service {
 
     pub async fn end_sweep(&self, begun: Sweep, mandate: Mandate) -> Findings {
         let vendors = self.vendors().await;
-        let swept = backstop::sweep::sweep(&self.pool, &vendors, &begun, mandate);
+        let swept = backstop::sweep::sweep(self.app.pool(), &vendors, &begun, mandate);
         let findings = swept.await.unwrap().findings;
         self.advance(Duration::ZERO).await;
         findings
@@ -559,6 +567,10 @@ impl Service {
     }
 }
 
+fn new_sim(options: &Options) -> Arc<Sim> {
+    Arc::new(Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap())
+}
+
 /// The vendors, as a sweep for this database reaches them.
 pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Vendors {
     let config = config(options, database, sim);
@@ -576,7 +588,7 @@ pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) 
 
 /// A service that was stopped.
 pub struct Stopped {
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     pub options: Options,

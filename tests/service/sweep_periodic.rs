@@ -71,7 +71,7 @@ async fn of_many_who_want_the_next_sweep_one_gets_it_and_the_rest_wait_for_its_e
             "update controller set clock_offset = clock_offset + make_interval(secs => $1)",
         )
         .bind(seconds)
-        .execute(&pool)
+        .execute(pool.unbounded())
         .await
         .unwrap();
     };
@@ -189,7 +189,7 @@ async fn a_sweep_that_is_cut_short_by_stopping_is_made_at_the_next_start() {
     loop {
         let ended: i64 =
             sqlx::query_scalar("select count(*) from sweeps where finished_at is not null")
-                .fetch_one(replica.pool())
+                .fetch_one(replica.pool().unbounded())
                 .await
                 .unwrap();
         // The one that `database` begins with, and this one: long before a lease ends.
