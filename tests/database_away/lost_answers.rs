@@ -1,6 +1,8 @@
 //! The connection breaks between a commit and its answer: what was committed is told when it is
 //! asked again, and done once.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -12,7 +14,12 @@ const RUN: Run = Run(100, 1);
 async fn service() -> (Service, Proxy) {
     let database = database().await;
     let proxy = Proxy::to(&database).await;
-    let service = Service::start_at(Options::default(), proxy.options(&database)).await;
+    // A pulse is a transaction of several statements as well, and would be the first to be lost.
+    let options = Options {
+        pulse_every: Duration::from_secs(3600),
+        ..Options::default()
+    };
+    let service = Service::start_at(options, proxy.options(&database)).await;
     (service, proxy)
 }
 
@@ -86,7 +93,7 @@ async fn a_step_whose_report_went_unanswered_is_settled_once() {
     let (service, proxy) = service().await;
     let id = Uuid::new_v4();
     let made = service.make_all(&service.started(id, RUN).await);
-    // Only reports are transactions of more than one statement.
+    // Only reports and pulses are transactions of more than one statement.
     proxy.lose_the_answer_to(b"COMMIT");
     service.callback("failure", id, RUN, made.ids()).await;
     service.settled(id).await;

@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use backstop::domain::names::ProvisionId;
+use backstop::providers::Timeouts;
 use backstop::store::changes::Changes;
 use futures::StreamExt;
 use futures::future::join_all;
 use futures::stream::FuturesUnordered;
 use serde_json::json;
 use sqlx::ConnectOptions;
+use sqlx::postgres::PgPool;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -173,6 +175,64 @@ async fn what_becomes_due_while_nothing_is_heard_is_done_all_the_same() {
     let deadline = Instant::now() + PATIENCE;
     while !service.alive().is_empty() {
         assert!(Instant::now() < deadline, "left: {:?}", service.alive());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Each of them has asked and was not answered; one that waits for that answer would wait for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_looks_by_itself_goes_on_after_a_silence() {
+    let database = database().await;
+    let proxy = Proxy::to(&database).await;
+    let options = Options {
+        github: Some(Timeouts::default()),
+        sweep_interval: Duration::from_secs(600),
+        ..Options::default()
+    };
+    let mut service = Service::start_at(options, proxy.options(&database)).await;
+    let id = Uuid::new_v4();
+    service.started(id, RUN).await;
+
+    proxy.go_silent();
+    let began = Instant::now();
+    // For longer than anything pauses between two looks.
+    while began.elapsed() < Duration::from_secs(10) {
+        let answer = service.callback("progress", id, RUN, json!({})).await;
+        assert_eq!(answer.status, 503, "{answer:?}");
+    }
+    proxy.carry_again();
+    // From here on it is another's connection that looks.
+    service.pool = PgPool::connect_with(database).await.unwrap();
+    let deadline = Instant::now() + PATIENCE;
+    while service.get("/readyz").await.status != 200 {
+        assert!(Instant::now() < deadline, "it does not come back");
+    }
+
+    // The outbox.
+    let queued = json!({"agent_id": "web-1"});
+    let queued = service
+        .operate("POST", "/v1/provisions", Some(queued))
+        .await
+        .body;
+    let queued = queued["id"].as_str().unwrap().parse().unwrap();
+    let dispatched = |provision: &serde_json::Value| !provision["run_id"].is_null();
+    service.until(queued, dispatched).await;
+    // The pulse, the watch over deadlines, and sweeps.
+    service.pass(Duration::from_secs(1801)).await;
+    service
+        .until(id, |provision| provision["status"] == "failed")
+        .await;
+    let swept = "select count(*) from sweeps where finished_at is not null";
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let sweeps: i64 = sqlx::query_scalar(swept)
+            .fetch_one(&service.pool)
+            .await
+            .unwrap();
+        if sweeps > 1 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "nothing is swept");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }

@@ -128,6 +128,8 @@ pub struct Options {
     pub sweep_mandate: Mandate,
     pub heartbeat_timeout: Duration,
     pub public_url: Option<String>,
+    /// Of real time, which is not moved.
+    pub pulse_every: Duration,
 }
 
 impl Default for Options {
@@ -151,6 +153,7 @@ impl Default for Options {
             sweep_mandate: Mandate::Reopen,
             heartbeat_timeout: Duration::from_secs(300),
             public_url: None,
+            pulse_every: Duration::from_millis(50),
         }
     }
 }
@@ -226,8 +229,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
                 provision_timeout: options.provision_timeout,
             },
             public_url: options.public_url.clone(),
-            // Of real time, which is not moved.
-            pulse_every: Duration::from_millis(50),
+            pulse_every: options.pulse_every,
         },
     }
 }
