@@ -16,9 +16,11 @@ use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
 use crate::http::{Api, router};
 use crate::metrics::Metrics;
+use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
+use crate::store::notices::Subscriber;
 use crate::store::{Pool, connect, controller_id, migrate, too_old};
 use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
@@ -131,6 +133,13 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
+        let subscriber = match config.webhook {
+            Some(_) => Subscriber::Webhook,
+            None => Subscriber::Nobody,
+        };
+        if let Some(webhook) = config.webhook {
+            tracker.spawn(Notifier::new(pool.clone(), webhook, work.clone()).run());
+        }
         let vendors = Vendors {
             hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
@@ -148,7 +157,7 @@ impl App {
                 controller,
                 work.clone(),
             );
-            tracker.spawn(worker.run(tracker.clone()));
+            tracker.spawn(worker.telling(subscriber).run(tracker.clone()));
         }
         let dispatches = config.github.is_some();
         let outbox = config.github.map(|github| {

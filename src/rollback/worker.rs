@@ -37,6 +37,7 @@ use crate::store::changes::Changes;
 use crate::store::ledger::{
     self, ClaimedStep, Outcome, Reported, Subject, claim_due_steps, next_due_in,
 };
+use crate::store::notices::Subscriber;
 use crate::store::{Pool, StoreError, in_time};
 
 /// Most steps in one claim; Hetzner lists as many on one page.
@@ -96,6 +97,7 @@ pub struct Worker {
     hands: Hands,
     controller: ControllerId,
     last_sight: LastSight,
+    subscriber: Subscriber,
     stop: CancellationToken,
 }
 
@@ -136,8 +138,16 @@ impl Worker {
             hands,
             controller,
             last_sight: LastSight::default(),
+            subscriber: Subscriber::Nobody,
             stop,
         }
+    }
+
+    /// Has `subscriber` told what settles and what gets stuck; else nobody is.
+    #[must_use]
+    pub fn telling(mut self, subscriber: Subscriber) -> Self {
+        self.subscriber = subscriber;
+        self
     }
 
     /// Works until stopped. Batches in hand are `tracker`'s to wait for.
@@ -393,8 +403,14 @@ impl Worker {
         in_time(async {
             let mut db = self.pool.acquire().await?;
             let mut transaction = db.begin().await?;
-            let reported =
-                ledger::report(&mut transaction, step, outcome, self.settings.stuck_after).await?;
+            let reported = ledger::report(
+                &mut transaction,
+                step,
+                outcome,
+                self.settings.stuck_after,
+                self.subscriber,
+            )
+            .await?;
             transaction.commit().await?;
             Ok(reported)
         })

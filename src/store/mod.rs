@@ -9,6 +9,7 @@
 //! - [`views`]: what the status API shows.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
+//! - [`notices`]: what the operators' webhook is to be told.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //! - `connection`: the [`Pool`], and [`in_time`], which bounds every wait for the database.
 //!
@@ -23,6 +24,7 @@ pub mod gauges;
 pub mod hearing;
 pub mod hold;
 pub mod ledger;
+pub mod notices;
 pub mod overdue;
 pub mod provisions;
 mod rows;

@@ -28,7 +28,7 @@ use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client};
+use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, Webhook, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
@@ -39,7 +39,6 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, ConnectOptions};
-use standardwebhooks::Webhook;
 use uuid::Uuid;
 
 pub const SECRET: &str = "whsec_dGVzdC1zZWNyZXQtb25lLXRlc3Qtc2VjcmV0LW9uZQ==";
@@ -130,6 +129,8 @@ pub struct Options {
     pub public_url: Option<String>,
     /// Of real time, which is not moved.
     pub pulse_every: Duration,
+    /// Where operators listen.
+    pub webhook: Option<String>,
 }
 
 impl Default for Options {
@@ -154,6 +155,7 @@ impl Default for Options {
             heartbeat_timeout: Duration::from_secs(300),
             public_url: None,
             pulse_every: Duration::from_millis(50),
+            webhook: None,
         }
     }
 }
@@ -212,6 +214,10 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             read: Some(READER.into()),
             operator: Some(OPERATOR.into()),
         },
+        webhook: options
+            .webhook
+            .clone()
+            .map(|url| Webhook::new(&url.into(), &SECRET.into()).unwrap()),
         provision_timeout: options.provision_timeout,
         rollback: worker::Settings {
             retry: options.retry,
@@ -675,7 +681,7 @@ pub fn sign(secret: &str, message_id: &str, body: &str) -> (i64, String) {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     let at = i64::try_from(at.as_secs()).unwrap();
-    let signer = Webhook::new(secret).unwrap();
+    let signer = standardwebhooks::Webhook::new(secret).unwrap();
     (at, signer.sign(message_id, at, body.as_bytes()).unwrap())
 }
 

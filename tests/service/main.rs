@@ -39,3 +39,4 @@ mod sweep;
 mod sweep_lists;
 mod sweep_periodic;
 mod sweep_unknown;
+mod webhook;
