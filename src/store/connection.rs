@@ -102,7 +102,11 @@ impl Drop for Lent {
 /// # Errors
 /// [`StoreError::Away`] if the first connection cannot be made.
 pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool, StoreError> {
-    let options = options.application_name("backstop");
+    // PgBouncer does not take that parameter unless it is told to, and what the server does by itself
+    // loses no digit either.
+    let options = options
+        .application_name("backstop")
+        .extra_float_digits(None);
     let opened = PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_PATIENCE)
@@ -146,7 +150,8 @@ async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
 pub async fn migrate(pool: &Pool) -> Result<(), MigrateError> {
     // A connection of its own: a migration, or another process's, may take longer than the pool
     // lets a statement take.
-    let mut connection = pool.0.connect_options().connect().await?;
+    let options = pool.0.connect_options();
+    let mut connection = answered(ACQUIRE_PATIENCE, options.connect()).await?;
     MIGRATIONS.run(&mut connection).await?;
     connection.close().await?;
     Ok(())
