@@ -19,7 +19,7 @@
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
 //!   sent, shared by all replicas.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
-//!   is counted. [`signing`]: the secrets of signed webhooks.
+//!   is counted. [`signing`]: the secrets of what comes in signed and goes out signed.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
 //!
