@@ -18,6 +18,7 @@ use crate::http::{Api, router};
 use crate::metrics::Metrics;
 use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
+use crate::providers::Webhook;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::notices::Subscriber;
@@ -133,13 +134,7 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
-        let subscriber = match config.webhook {
-            Some(_) => Subscriber::Webhook,
-            None => Subscriber::Nobody,
-        };
-        if let Some(webhook) = config.webhook {
-            tracker.spawn(Notifier::new(pool.clone(), webhook, work.clone()).run());
-        }
+        let subscriber = subscriber(config.webhook, pool, &tracker, &work);
         let vendors = Vendors {
             hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
@@ -185,7 +180,8 @@ impl App {
             vendors,
             Budgets::new(pool, config.rollback.rate_reserve),
             work.clone(),
-        );
+        )
+        .telling(subscriber);
         let api = Api {
             pool: pool.clone(),
             changes,
@@ -202,15 +198,7 @@ impl App {
             stop: intake.clone(),
         };
         let calls = TaskTracker::new();
-        let router = router(api).layer(middleware::from_fn({
-            let calls = calls.clone();
-            move |request: Request, next: Next| calls.track_future(next.run(request))
-        }));
-        let http = tokio::spawn(
-            axum::serve(listener, router)
-                .with_graceful_shutdown(intake.clone().cancelled_owned())
-                .into_future(),
-        );
+        let http = serve(listener, api, calls.clone(), intake.clone());
         // Only now can callbacks be heard; and only once that is known may one be missed.
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
@@ -308,6 +296,36 @@ fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
     [Some(Hands::Hetzner(vendors.hetzner.clone())), tailscale]
         .into_iter()
         .flatten()
+}
+
+/// Who is told what happens; starts telling them.
+fn subscriber(
+    webhook: Option<Webhook>,
+    pool: &Pool,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Subscriber {
+    let Some(webhook) = webhook else {
+        return Subscriber::Nobody;
+    };
+    tracker.spawn(Notifier::new(pool.clone(), webhook, stop.clone()).run());
+    Subscriber::Webhook
+}
+
+/// Serves calls until the intake is closed. Each is in `calls` until it is answered.
+fn serve(
+    listener: TcpListener,
+    api: Api,
+    calls: TaskTracker,
+    intake: CancellationToken,
+) -> JoinHandle<std::io::Result<()>> {
+    let tracked = move |request: Request, next: Next| calls.track_future(next.run(request));
+    let router = router(api).layer(middleware::from_fn(tracked));
+    tokio::spawn(
+        axum::serve(listener, router)
+            .with_graceful_shutdown(intake.cancelled_owned())
+            .into_future(),
+    )
 }
 
 /// Waits until every call is answered. Connections on which nothing is asked close by themselves;

@@ -28,6 +28,7 @@ use crate::domain::orphans::{Kind, Known, Mandate, Orphan, Sighting, Verdict, ju
 use crate::domain::step::Resource;
 use crate::providers::hetzner::Priced;
 use crate::providers::{Hetzner, Tailscale, Vendor};
+use crate::store::notices::Subscriber;
 use crate::store::sweeps::{self, Findings, Sweep};
 use crate::store::{Pool, StoreError};
 use lists::{Listed, Lists};
@@ -160,7 +161,9 @@ pub async fn sweep(
     mandate: Mandate,
 ) -> Result<Swept, StoreError> {
     let findings = look(pool, vendors, None, sweep.started_at).await?;
-    conclude(pool, vendors, sweep, findings, mandate).await
+    // Whoever asked for it sees what it found.
+    let nobody = Subscriber::Nobody;
+    conclude(pool, vendors, sweep, findings, mandate, nobody).await
 }
 
 async fn conclude(
@@ -169,12 +172,13 @@ async fn conclude(
     sweep: &Sweep,
     mut findings: Findings,
     mandate: Mandate,
+    subscriber: Subscriber,
 ) -> Result<Swept, StoreError> {
     let mut db = pool.acquire().await?;
     let reopened = act::act(&mut db, vendors, sweep.started_at, &mut findings, mandate).await?;
-    let new = sweeps::finish(&mut db, sweep, &findings).await?;
+    let new = sweeps::finish(&mut db, sweep, &findings, subscriber).await?;
     for orphan in &findings.orphans {
-        if new.contains(&orphan.subject()) {
+        if new.contains_key(&orphan.subject()) {
             tracing::warn!(
                 vendor = orphan.seen.kind.vendor(), orphan.kind = %orphan.seen.kind,
                 orphan.id = %orphan.seen.id, orphan.name = orphan.seen.name,

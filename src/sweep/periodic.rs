@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{Budgets, Vendors, conclude, look};
 use crate::domain::orphans::Mandate;
 use crate::store::changes::Changes;
+use crate::store::notices::Subscriber;
 use crate::store::sweeps::{self, Claimed, Sweep};
 use crate::store::{Pool, StoreError, in_time};
 
@@ -36,6 +37,7 @@ pub struct Sweeper {
     settings: Settings,
     vendors: Vendors,
     budgets: Budgets,
+    subscriber: Subscriber,
     stop: CancellationToken,
 }
 
@@ -56,8 +58,16 @@ impl Sweeper {
             settings,
             vendors,
             budgets,
+            subscriber: Subscriber::Nobody,
             stop,
         }
+    }
+
+    /// Has `subscriber` told what no sweep saw before; else nobody is.
+    #[must_use]
+    pub fn telling(mut self, subscriber: Subscriber) -> Self {
+        self.subscriber = subscriber;
+        self
     }
 
     /// Sweeps once `begun` is cancelled, until stopped: by then it is known whether this database is
@@ -90,12 +100,12 @@ impl Sweeper {
             Claimed::NotBefore(pause) => return Ok(pause),
         };
         // One that fails is kept until its lease ends: lists are dear, and the next may fail as well.
-        match timeout(LEASE, self.sweep(&sweep)).await {
-            Ok(ended) => match ended? {
-                Ended::Whole => {}
-                Ended::Stopped => in_time(self.give_up(&sweep)).await?,
-            },
-            Err(_) => tracing::warn!("a sweep was cut short: it took longer than its lease"),
+        let Ok(ended) = timeout(LEASE, self.sweep(&sweep)).await else {
+            tracing::warn!("a sweep was cut short: it took longer than its lease");
+            return Ok(self.settings.every);
+        };
+        if let Ended::Stopped = ended? {
+            in_time(self.give_up(&sweep)).await?;
         }
         Ok(self.settings.every)
     }
@@ -112,8 +122,9 @@ impl Sweeper {
         let Some(findings) = self.stop.run_until_cancelled(looked).await else {
             return Ok(Ended::Stopped);
         };
-        let mandate = self.settings.mandate;
-        let swept = conclude(&self.pool, &self.vendors, sweep, findings?, mandate).await?;
+        let (mandate, subscriber) = (self.settings.mandate, self.subscriber);
+        let (pool, vendors) = (&self.pool, &self.vendors);
+        let swept = conclude(pool, vendors, sweep, findings?, mandate, subscriber).await?;
         for provision in &swept.reopened {
             self.changes.announce(*provision);
         }

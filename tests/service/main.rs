@@ -40,3 +40,4 @@ mod sweep_lists;
 mod sweep_periodic;
 mod sweep_unknown;
 mod webhook;
+mod webhook_receiver;

@@ -1,15 +1,9 @@
 //! Operators are told once that a rollback settled or is stuck, and it never holds anything up.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::http::StatusCode;
 use backstop::domain::step::Resource;
 use backstop::sim::{Fault, FaultKind, Vendor};
 use backstop::store::ledger::{Outcome, Reported, claim_due_steps, report};
@@ -19,118 +13,11 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::harness::{Options, PATIENCE, Run, SECRET, Service, database};
+use crate::harness::{PATIENCE, Run, Service, database, labels};
+use crate::sweep_periodic::{EVERY, every_ten_minutes, until_swept};
+use crate::webhook_receiver::{Receiver, Told};
 
 const RUN: Run = Run(100, 1);
-
-/// Where operators listen: takes what is signed, and answers as it is told to.
-#[derive(Clone)]
-struct Receiver {
-    address: std::net::SocketAddr,
-    told: Arc<Mutex<Vec<Told>>>,
-    /// What is answered next; nothing more: 204. `None`: no answer, ever.
-    answers: Arc<Mutex<VecDeque<Option<StatusCode>>>>,
-    strayed: Arc<Mutex<bool>>,
-}
-
-/// What a request said, and what was answered.
-#[derive(Debug, Clone)]
-struct Told {
-    id: String,
-    body: Value,
-    taken: bool,
-}
-
-impl Receiver {
-    async fn start() -> Self {
-        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0))
-            .await
-            .unwrap();
-        let receiver = Self {
-            address: listener.local_addr().unwrap(),
-            told: Arc::default(),
-            answers: Arc::default(),
-            strayed: Arc::default(),
-        };
-        let router = Router::new()
-            .route("/hook", post(take))
-            .fallback(any(stray))
-            .with_state(receiver.clone());
-        tokio::spawn(axum::serve(listener, router).into_future());
-        receiver
-    }
-
-    /// A service that tells it.
-    async fn service(&self) -> Service {
-        self.service_at(database().await).await
-    }
-
-    async fn service_at(&self, database: sqlx::postgres::PgConnectOptions) -> Service {
-        let options = Options {
-            webhook: Some(format!("http://{}/hook?token=secret", self.address)),
-            ..Options::default()
-        };
-        Service::start_at(options, database).await
-    }
-
-    fn answer(&self, answers: impl IntoIterator<Item = Option<StatusCode>>) {
-        self.answers.lock().unwrap().extend(answers);
-    }
-
-    fn told(&self) -> Vec<Told> {
-        self.told.lock().unwrap().clone()
-    }
-
-    /// The types of what it took, in that order.
-    fn types(&self) -> Vec<String> {
-        let told = self.told();
-        let taken = told.iter().filter(|told| told.taken);
-        taken
-            .map(|told| told.body["type"].as_str().unwrap().to_owned())
-            .collect()
-    }
-
-    /// Waits until it was told so often.
-    async fn until_told(&self, times: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.told().len() < times {
-            assert!(Instant::now() < deadline, "told: {:?}", self.told());
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    /// The same, moving time over the pauses between tries.
-    async fn until_retried(&self, service: &Service, times: usize) {
-        let deadline = Instant::now() + PATIENCE;
-        while self.told().len() < times {
-            assert!(Instant::now() < deadline, "told: {:?}", self.told());
-            service.advance(Duration::from_secs(5)).await;
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-async fn take(State(receiver): State<Receiver>, headers: HeaderMap, body: Bytes) -> Response {
-    // Also that its time is now: whatever the database's clock was moved to.
-    let verifier = standardwebhooks::Webhook::new(SECRET).unwrap();
-    verifier.verify(&body, &headers).unwrap();
-    assert_eq!(headers["content-type"], "application/json");
-    let answer = receiver.answers.lock().unwrap().pop_front();
-    let answer = answer.unwrap_or(Some(StatusCode::NO_CONTENT));
-    receiver.told.lock().unwrap().push(Told {
-        id: headers["webhook-id"].to_str().unwrap().to_owned(),
-        body: serde_json::from_slice(&body).unwrap(),
-        taken: answer.is_some_and(|status| status.is_success()),
-    });
-    match answer {
-        Some(status) => (status, [("location", "/elsewhere")]).into_response(),
-        None => std::future::pending().await,
-    }
-}
-
-async fn stray(State(receiver): State<Receiver>) {
-    *receiver.strayed.lock().unwrap() = true;
-}
 
 /// Fails with everything made.
 async fn fail(service: &Service, id: Uuid) {
@@ -386,7 +273,7 @@ async fn who_does_not_take_it_is_told_again_under_the_same_id_and_redirects_are_
             .all(|it| (&it.id, &it.body) == (&told[0].id, &told[0].body))
     );
     assert_eq!(receiver.types(), ["rollback.settled"]);
-    assert!(!*receiver.strayed.lock().unwrap());
+    assert!(!receiver.has_strayed());
 }
 
 #[tokio::test]
@@ -417,9 +304,8 @@ async fn what_its_sender_died_over_is_told_by_another() {
     let receiver = Receiver::start().await;
     let database = database().await;
     let mut db = database.connect().await.unwrap();
-    // A sweep's, too, is told.
-    let orphans = json!({"orphans": 2});
-    notices::add(&mut db, Kind::OrphansFound, &orphans)
+    let data = json!({"id": Uuid::new_v4()});
+    notices::add(&mut db, Kind::RollbackStuck, &data)
         .await
         .unwrap();
     let lease = Duration::from_secs(60);
@@ -430,8 +316,48 @@ async fn what_its_sender_died_over_is_told_by_another() {
     all_is_told(&mut db).await;
     let told = receiver.told();
     assert_eq!(told[0].id, taken[0].id.to_string());
-    assert_eq!(told[0].body["type"], "orphans.found");
-    assert_eq!(told[0].body["data"], orphans);
+    assert_eq!(told[0].body["type"], "rollback.stuck");
+    assert_eq!(told[0].body["data"], data);
+}
+
+#[tokio::test]
+async fn what_a_sweep_is_the_first_to_find_is_told_as_the_status_api_lists_it() {
+    let receiver = Receiver::start().await;
+    let options = receiver.told_in(every_ten_minutes());
+    let service = Service::start_with(options).await;
+    let started = service.started(Uuid::new_v4(), RUN).await;
+    let mut of_ours = labels(&started);
+    of_ours.retain(|(key, _)| key != "backstop-run");
+    let mut db = connect(&service).await;
+    // The second sweep finds nothing new, the third one thing.
+    for (sweeps, new) in [(2, 2), (3, 0), (4, 1)] {
+        for index in 0..new {
+            service
+                .sim
+                .add_server(&format!("{sweeps}-{index}"), of_ours.clone());
+        }
+        service.advance(EVERY).await;
+        until_swept(&service, sweeps).await;
+        all_is_told(&mut db).await;
+        let told = receiver.told();
+        if new == 0 {
+            assert_eq!(told.len(), 1);
+            continue;
+        }
+        let told = &told.last().unwrap().body;
+        assert_eq!(told["type"], "orphans.found");
+        let mut listed = service.orphans().await;
+        let since = listed["swept_at"].clone();
+        let orphans = listed["orphans"].as_array_mut().unwrap();
+        orphans.retain(|orphan| orphan["since"] == since);
+        assert_eq!(orphans.len(), new);
+        let cost: f64 = orphans
+            .iter()
+            .map(|it| it["hourly_cost"].as_f64().unwrap())
+            .sum();
+        listed["hourly_cost"] = json!(cost);
+        assert_eq!(told["data"], listed);
+    }
 }
 
 #[tokio::test]
