@@ -18,7 +18,6 @@ use crate::http::{Api, router};
 use crate::metrics::Metrics;
 use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
-use crate::providers::Webhook;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::notices::Subscriber;
@@ -134,7 +133,11 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
-        let subscriber = subscriber(config.webhook, pool, &tracker, &work);
+        let notifier = config.webhook.map(|webhook| {
+            let stuck_after = config.rollback.stuck_after;
+            Notifier::new(pool.clone(), webhook, stuck_after, work.clone())
+        });
+        let subscriber = subscriber(notifier, &tracker);
         let vendors = Vendors {
             hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
@@ -299,16 +302,11 @@ fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
 }
 
 /// Who is told what happens; starts telling them.
-fn subscriber(
-    webhook: Option<Webhook>,
-    pool: &Pool,
-    tracker: &TaskTracker,
-    stop: &CancellationToken,
-) -> Subscriber {
-    let Some(webhook) = webhook else {
+fn subscriber(notifier: Option<Notifier>, tracker: &TaskTracker) -> Subscriber {
+    let Some(notifier) = notifier else {
         return Subscriber::Nobody;
     };
-    tracker.spawn(Notifier::new(pool.clone(), webhook, stop.clone()).run());
+    tracker.spawn(notifier.run());
     Subscriber::Webhook
 }
 

@@ -116,7 +116,7 @@ pub struct Settings {
     )]
     pub operator_token: Option<SecretString>,
 
-    /// Where it is told that a rollback has settled or is stuck, as a Standard Webhook
+    /// Where it is told what settles, gets stuck or is found, as a Standard Webhook
     #[arg(
         long,
         env = "BACKSTOP_WEBHOOK_URL",

@@ -1,4 +1,5 @@
-//! Tells the operators' webhook what is in `notices`.
+//! Tells the operators' webhook what is in `notices`, and sees to it that what no worker carries out
+//! gets there.
 //!
 //! A loop of its own beside the workers, so that nobody who listens badly can hold up a rollback.
 //! What is not told is tried again, further and further apart, until it has failed for
@@ -13,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::domain::backoff::Backoff;
 use crate::providers::Webhook;
+use crate::store::ledger::flag_stuck;
 use crate::store::notices::{self, Notice, claim_due_notices};
 use crate::store::{Pool, StoreError, in_time};
 
@@ -34,16 +36,23 @@ const GIVE_UP_AFTER: Duration = Duration::from_secs(72 * 60 * 60);
 pub struct Notifier {
     pool: Pool,
     webhook: Webhook,
+    stuck_after: Duration,
     stop: CancellationToken,
 }
 
 impl Notifier {
-    /// One that ends when `stop` is cancelled.
+    /// One that ends when `stop` is cancelled. What is unsettled for `stuck_after` is stuck.
     #[must_use]
-    pub fn new(pool: Pool, webhook: Webhook, stop: CancellationToken) -> Self {
+    pub fn new(
+        pool: Pool,
+        webhook: Webhook,
+        stuck_after: Duration,
+        stop: CancellationToken,
+    ) -> Self {
         Self {
             pool,
             webhook,
+            stuck_after,
             stop,
         }
     }
@@ -51,6 +60,9 @@ impl Notifier {
     /// Sends what is due until stopped.
     pub async fn run(self) {
         while !self.stop.is_cancelled() {
+            if let Err(error) = in_time(self.flag()).await {
+                tracing::warn!(%error, "cannot look for what is stuck; trying again soon");
+            }
             match in_time(self.claim()).await {
                 Ok(due) if !due.is_empty() => {
                     join_all(due.iter().map(|notice| self.send(notice))).await;
@@ -63,6 +75,11 @@ impl Notifier {
                 .run_until_cancelled(tokio::time::sleep(LOOK_EVERY))
                 .await;
         }
+    }
+
+    async fn flag(&self) -> Result<(), StoreError> {
+        let mut db = self.pool.acquire().await?;
+        flag_stuck(&mut db, BATCH, self.stuck_after).await
     }
 
     async fn claim(&self) -> Result<Vec<Notice>, StoreError> {

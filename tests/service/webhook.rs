@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::harness::{PATIENCE, Run, Service, database, labels};
+use crate::harness::{Options, PATIENCE, Run, Service, database, labels};
 use crate::sweep_periodic::{EVERY, every_ten_minutes, until_swept};
 use crate::webhook_receiver::{Receiver, Told};
 
@@ -189,7 +189,6 @@ async fn each_step_that_is_unsettled_for_too_long_is_told_once() {
         })
         .await;
     service.advance(Duration::from_secs(3601)).await;
-    // Flagged when they are next looked at.
     receiver.until_told(1).await;
     service.sim.clear_faults();
     service.settled(id).await;
@@ -200,6 +199,42 @@ async fn each_step_that_is_unsettled_for_too_long_is_told_once() {
     let stuck = types.iter().filter(|kind| *kind == "rollback.stuck");
     assert_eq!(stuck.count(), flagged);
     assert!(flagged > 0);
+}
+
+/// Their vendor was taken out of the settings, so that no worker comes to them.
+#[tokio::test]
+async fn steps_that_nobody_carries_out_any_more_are_told_when_they_are_stuck() {
+    let service = Service::start().await;
+    let fault = Fault::on(Vendor::Tailscale, "DELETE", "/**", FaultKind::status(500));
+    service.sim.fault(fault.always());
+    let id = Uuid::new_v4();
+    fail(&service, id).await;
+    let is_left = |step: &Value| step["settled_at"].is_null();
+    let provision = service
+        .until(id, |provision| {
+            let steps = provision["rollback"]["steps"].as_array().unwrap();
+            let mut left = steps.iter().filter(|step| is_left(step));
+            left.all(|step| step["resource"] != "server" && step["tries"] != 0)
+        })
+        .await;
+    let steps = provision["rollback"]["steps"].as_array().unwrap();
+    let left = steps.iter().filter(|step| is_left(step)).count();
+    assert!(left > 1);
+
+    let receiver = Receiver::start().await;
+    let mut stopped = service.stop().await;
+    stopped.options = Options {
+        tailscale: false,
+        ..receiver.told_in(stopped.options)
+    };
+    let service = stopped.start().await;
+    service.advance(Duration::from_secs(3600)).await;
+    receiver.until_told(left).await;
+    all_is_told(&mut connect(&service).await).await;
+    assert_eq!(receiver.types(), vec!["rollback.stuck"; left]);
+    let kinds = service.event_kinds(id).await;
+    let flagged = kinds.iter().filter(|kind| *kind == "step.stuck").count();
+    assert_eq!(flagged, left);
 }
 
 #[tokio::test]
