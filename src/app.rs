@@ -18,6 +18,7 @@ use crate::http::{Api, router};
 use crate::metrics::Metrics;
 use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
+use crate::providers::Webhook;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::notices::Subscriber;
@@ -133,11 +134,8 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
-        let notifier = config.webhook.map(|webhook| {
-            let stuck_after = config.rollback.stuck_after;
-            Notifier::new(pool.clone(), webhook, stuck_after, work.clone())
-        });
-        let subscriber = subscriber(notifier, &tracker);
+        let stuck_after = config.rollback.stuck_after;
+        let subscriber = subscriber(config.webhook, stuck_after, pool, &tracker, &work);
         let vendors = Vendors {
             hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
@@ -195,7 +193,7 @@ impl App {
             dispatches,
             managed,
             provision_timeout: config.provision_timeout,
-            stuck_after: config.rollback.stuck_after,
+            stuck_after,
             metrics,
             counted: Arc::default(),
             stop: intake.clone(),
@@ -302,10 +300,17 @@ fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
 }
 
 /// Who is told what happens; starts telling them.
-fn subscriber(notifier: Option<Notifier>, tracker: &TaskTracker) -> Subscriber {
-    let Some(notifier) = notifier else {
+fn subscriber(
+    webhook: Option<Webhook>,
+    stuck_after: Duration,
+    pool: &Pool,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Subscriber {
+    let Some(webhook) = webhook else {
         return Subscriber::Nobody;
     };
+    let notifier = Notifier::new(pool.clone(), webhook, stuck_after, stop.clone());
     tracker.spawn(notifier.run());
     Subscriber::Webhook
 }
