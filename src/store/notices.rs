@@ -31,7 +31,7 @@ pub enum Kind {
     RollbackSettled,
     /// A step of a provision's rollbacks is stuck.
     RollbackStuck,
-    /// A sweep found things of ours that no rollback undoes.
+    /// A sweep found what should not be there and no sweep saw before.
     OrphansFound,
 }
 
