@@ -179,7 +179,7 @@ async fn what_becomes_due_while_nothing_is_heard_is_done_all_the_same() {
     }
 }
 
-/// Each of them has asked and was not answered; one that waits for that answer would wait for ever.
+/// Each of them has asked for a connection meanwhile, and got none that answers.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_looks_by_itself_goes_on_after_a_silence() {
     let database = database().await;
