@@ -46,7 +46,7 @@ pub struct Dispatcher {
     pool: PgPool,
     changes: Changes,
     retry: Backoff,
-    github: GitHub,
+    github: Arc<GitHub>,
     stop: CancellationToken,
 }
 
@@ -57,7 +57,7 @@ impl Dispatcher {
         pool: PgPool,
         changes: Changes,
         retry: Backoff,
-        github: GitHub,
+        github: Arc<GitHub>,
         stop: CancellationToken,
     ) -> Self {
         Self {

@@ -15,6 +15,7 @@
 //! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`dispatch`]: sends the workflows that the outbox has.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
+//! - [`witness`]: what GitHub says of a run, asked or sent.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
 //!   sent, shared by all replicas.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
@@ -40,3 +41,4 @@ pub mod sim;
 pub mod store;
 pub mod sweep;
 pub mod watch;
+pub mod witness;

@@ -4,6 +4,7 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::{ConfigError, given, given_text};
+use crate::http::github::{OurRepository, Webhooks};
 use crate::providers::GitHub;
 use crate::providers::github::{GitHubCredential, Repository, Workflow};
 
@@ -28,6 +29,15 @@ pub struct GitHubSettings {
         allow_hyphen_values = true
     )]
     pub github_app_private_key: Option<SecretString>,
+
+    /// Secret of GitHub's webhooks workflow_run and workflow_job; unset: none are taken
+    #[arg(
+        long,
+        env = "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+        value_name = "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    pub github_webhook_secret: Option<SecretString>,
 
     /// GitHub's API
     #[arg(
@@ -103,6 +113,32 @@ impl GitHubSettings {
         GitHub::new(&self.github_api_url, workflow, &credential)
             .map(Some)
             .map_err(|e| ConfigError(e.to_string()))
+    }
+
+    /// Checks who may send webhooks. `None`: nobody.
+    pub(super) fn check_webhooks(&self) -> Result<Option<Webhooks>, ConfigError> {
+        let Some(secret) = given(self.github_webhook_secret.as_ref()) else {
+            return Ok(None);
+        };
+        let name = given_text(self.github_repository.as_deref());
+        let repository = match (self.repository()?, name) {
+            (Named::Nowhere, _) | (_, None) => {
+                return Err(ConfigError(
+                    "BACKSTOP_GITHUB_WEBHOOK_SECRET is set and BACKSTOP_GITHUB_REPOSITORY is not: \
+                     whose runs would be ours?"
+                        .to_owned(),
+                ));
+            }
+            (Named::ByNumber, Some(number)) => {
+                OurRepository::Numbered(number.parse().map_err(|_| {
+                    ConfigError("BACKSTOP_GITHUB_REPOSITORY is too large a number".to_owned())
+                })?)
+            }
+            (Named::ByName(_), Some(name)) => OurRepository::Named(name.to_owned()),
+        };
+        Webhooks::new(secret, repository)
+            .map(Some)
+            .map_err(|e| ConfigError(format!("BACKSTOP_GITHUB_WEBHOOK_SECRET: {e}")))
     }
 
     fn repository(&self) -> Result<Named, ConfigError> {

@@ -131,6 +131,18 @@ const CASES: &[Case] = &[
         &[("BACKSTOP_CALLBACK_SECRETS", Some(","))],
         "BACKSTOP_CALLBACK_SECRETS",
     ),
+    (
+        &[("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some("very-secret"))],
+        "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+    ),
+    (
+        &[
+            ("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some(SECRET_VALUE)),
+            ("GITHUB_TOKEN", None),
+            ("BACKSTOP_GITHUB_REPOSITORY", None),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
     // unparsable
     (
         &[("BACKSTOP_LISTEN", Some("everywhere"))],

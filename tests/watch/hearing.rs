@@ -149,7 +149,10 @@ async fn sql_and_the_domain_agree_on_when_time_is_up() {
             .unwrap();
         let seen = read(&mut db, said.provision).await.unwrap().unwrap();
         let since = seen.hearing.since_at(seen.now, &PATIENCE).unwrap();
-        let (at, _) = seen.provision.time_is_up_at(&PATIENCE, since).unwrap();
+        let (at, _) = seen
+            .provision
+            .time_is_up_at(&PATIENCE, since, None)
+            .unwrap();
         let due_in = (at - seen.now).max(TimeDelta::zero()).to_std().unwrap();
         // Between the two reads some milliseconds went by.
         let apart = due_in.abs_diff(said.due_in);
