@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::harness::{Made, Options, Run, Service};
-use crate::hold::resume;
+use crate::hold::{copy, resume};
 use crate::support::{events, failed, is_held, is_waited_for, pulsed, secs, until};
 
 pub fn with_github() -> Options {
@@ -401,6 +401,24 @@ async fn while_it_is_held_github_may_fail_a_provision_and_time_may_not() {
     assert_eq!(service.provision(late).await["status"], "provisioning");
     resume(&service).await;
     is_waited_for(&service, late).await;
+}
+
+/// The success was heard after the dump was taken.
+#[tokio::test]
+async fn a_restored_database_that_lost_a_success_is_told_of_it_and_leaves_the_machine_alone() {
+    let service = start().await;
+    let (id, run, _) = under_way(&service).await;
+    pulsed(&service.pool).await;
+    let stopped = service.stop().await;
+    let restored = copy(&stopped).await;
+    let service = Service::start_on(restored, stopped.sim, stopped.options).await;
+    is_held(&service, "other_database").await;
+    end(&service, run, "success");
+    service.pass(secs(10_000)).await;
+    until(async || events(&service, id, "github.discrepancy").await.pop()).await;
+    pulsed(&service.pool).await;
+    assert_eq!(service.provision(id).await["status"], "provisioning");
+    assert_eq!(service.alive().len(), 3);
 }
 
 /// Between the decision and the write stands the version alone, whoever wrote.
