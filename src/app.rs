@@ -114,6 +114,10 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what to do.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the parts, in the order in which they begin"
+    )]
     pub async fn start(config: Config, durability: Durability) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(config.listen)
             .await

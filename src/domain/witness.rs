@@ -237,18 +237,15 @@ mod tests {
         let [event] = &change.events[..] else {
             panic!("one event");
         };
-        match change.provision.attempt.rollback {
-            Some(rollback) => {
-                assert_eq!(event.kind, RUN_FAILED);
-                assert_eq!(change.provision.status, Status::Failed);
-                assert_eq!(change.provision.attempt.may_exist.len(), 3);
-                format!("failed for {}", rollback.reason)
-            }
-            None => {
-                assert_eq!(event.kind, DISCREPANCY);
-                assert_eq!(change.from, Some(change.provision.status));
-                "discrepancy".to_owned()
-            }
+        if let Some(rollback) = change.provision.attempt.rollback {
+            assert_eq!(event.kind, RUN_FAILED);
+            assert_eq!(change.provision.status, Status::Failed);
+            assert_eq!(change.provision.attempt.may_exist.len(), 3);
+            format!("failed for {}", rollback.reason)
+        } else {
+            assert_eq!(event.kind, DISCREPANCY);
+            assert_eq!(change.from, Some(change.provision.status));
+            "discrepancy".to_owned()
         }
     }
 

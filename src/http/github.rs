@@ -22,6 +22,7 @@ use super::body;
 use super::{Api, Problem};
 use crate::domain::names::Run;
 use crate::domain::witness::{RunState, Source, Testimony};
+use crate::oidc::Repository;
 use crate::store::StoreError;
 use crate::store::witness::{Delivery, job_ended, take_down, waiting_for};
 use crate::witness::{tell, testify};
@@ -39,17 +40,9 @@ const DELIVERY: &str = "x-github-delivery";
 
 /// Settles whether a webhook is GitHub's, and about our repository.
 pub struct Webhooks {
-    key: hmac::Key,
-    repository: OurRepository,
-}
-
-/// The repository whose runs are ours.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum OurRepository {
-    /// By its id, which survives a new name.
-    Numbered(u64),
-    /// By its `owner/name`, in any case.
-    Named(String),
+    /// Boxed: it is large, and settings are moved about.
+    key: Box<hmac::Key>,
+    repository: Repository,
 }
 
 /// A secret that is none.
@@ -62,13 +55,13 @@ impl Webhooks {
     ///
     /// # Errors
     /// [`ShortSecret`] for one that is too short.
-    pub fn new(secret: &SecretString, repository: OurRepository) -> Result<Self, ShortSecret> {
+    pub fn new(secret: &SecretString, repository: Repository) -> Result<Self, ShortSecret> {
         let secret = secret.expose_secret().as_bytes();
         if secret.len() < SHORTEST_SECRET {
             return Err(ShortSecret);
         }
         Ok(Self {
-            key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            key: Box::new(hmac::Key::new(hmac::HMAC_SHA256, secret)),
             repository,
         })
     }
@@ -83,8 +76,8 @@ impl Webhooks {
 
     fn is_ours(&self, repository: &RepositoryField) -> bool {
         match &self.repository {
-            OurRepository::Numbered(id) => repository.id == *id,
-            OurRepository::Named(name) => repository.full_name.eq_ignore_ascii_case(name),
+            Repository::Id(id) => repository.id == *id,
+            Repository::Name(name) => repository.full_name.eq_ignore_ascii_case(name),
         }
     }
 }
@@ -319,13 +312,13 @@ mod tests {
     const DOCUMENTED: &str =
         "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17";
 
-    fn webhooks(repository: OurRepository) -> Webhooks {
+    fn webhooks(repository: Repository) -> Webhooks {
         Webhooks::new(&"It's a Secret to Everybody".into(), repository).unwrap()
     }
 
     #[test]
     fn the_documented_signature_verifies_and_nothing_like_it() {
-        let webhooks = webhooks(OurRepository::Numbered(1));
+        let webhooks = webhooks(Repository::Id(1));
         let body = b"Hello, World!";
         assert!(webhooks.is_signed(DOCUMENTED.as_bytes(), body));
         assert!(!webhooks.is_signed(DOCUMENTED.as_bytes(), b"Hello, World?"));
@@ -353,10 +346,10 @@ mod tests {
             full_name: "Example/Agents".to_owned(),
         };
         for (ours, is) in [
-            (OurRepository::Numbered(7), true),
-            (OurRepository::Numbered(8), false),
-            (OurRepository::Named("example/agents".to_owned()), true),
-            (OurRepository::Named("example/agents2".to_owned()), false),
+            (Repository::Id(7), true),
+            (Repository::Id(8), false),
+            (Repository::Name("example/agents".to_owned()), true),
+            (Repository::Name("example/agents2".to_owned()), false),
         ] {
             assert_eq!(webhooks(ours.clone()).is_ours(&field), is, "{ours:?}");
         }
@@ -364,7 +357,7 @@ mod tests {
 
     #[test]
     fn a_short_secret_is_refused_and_none_is_shown() {
-        let repository = || OurRepository::Numbered(1);
+        let repository = || Repository::Id(1);
         assert!(Webhooks::new(&"hunter2".into(), repository()).is_err());
         let shown = format!("{:?}", webhooks(repository()));
         assert!(!shown.contains("Secret"), "{shown}");

@@ -13,6 +13,7 @@
 )]
 
 pub mod app_key;
+pub mod issuer;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -23,9 +24,10 @@ use backstop::domain::backoff::Backoff;
 use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
-use backstop::http::github::{OurRepository, Webhooks};
+use backstop::http::github::Webhooks;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
+use backstop::oidc;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
@@ -205,7 +207,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
         webhooks: Some(
             Webhooks::new(
                 &WEBHOOK_SECRET.into(),
-                OurRepository::Named(sim.options().github_repository),
+                oidc::Repository::Name(sim.options().github_repository),
             )
             .unwrap(),
         ),

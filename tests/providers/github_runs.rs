@@ -16,7 +16,7 @@ const RUN: Run = Run {
 const PATH: &str = "GET /repos/octo-org/agents/actions/runs/17402115001/attempts/2";
 const ETAG: &str = "W/\"5f1c0d\"";
 
-fn run(status: &str, conclusion: Value) -> Canned {
+fn run(status: &str, conclusion: &Value) -> Canned {
     let body = json!({
         "id": RUN.id, "run_attempt": 2, "status": status, "conclusion": conclusion,
         "event": "workflow_dispatch", "pull_requests": [],
@@ -27,9 +27,9 @@ fn run(status: &str, conclusion: Value) -> Canned {
 #[tokio::test]
 async fn a_run_attempt_is_asked_for_by_its_number_and_with_the_tag_of_the_last_answer() {
     let vendor = script([
-        run("in_progress", Value::Null),
+        run("in_progress", &Value::Null),
         text(304, "").header("etag", &ETAG),
-        run("completed", json!("startup_failure")),
+        run("completed", &json!("startup_failure")),
     ])
     .await;
     let github = vendor.github();

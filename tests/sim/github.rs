@@ -362,7 +362,8 @@ async fn webhooks_say_what_changed_and_are_signed() {
         assert_eq!(body["repository"]["full_name"], "example/agents");
         let key = hmac::Key::new(hmac::HMAC_SHA256, b"a secret");
         let tag = hmac::sign(&key, delivery.body.as_bytes());
-        let digits: String = tag.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+        let hex = |text, byte: &u8| format!("{text}{byte:02x}");
+        let digits = tag.as_ref().iter().fold(String::new(), hex);
         assert_eq!(delivery.signature, format!("sha256={digits}"));
     }
     assert_ne!(begun.id, ended.id);

@@ -142,7 +142,8 @@ fn resigned(delivery: Delivery) -> Delivery {
     use aws_lc_rs::hmac;
     let key = hmac::Key::new(hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
     let tag = hmac::sign(&key, delivery.body.as_bytes());
-    let digits: String = tag.as_ref().iter().map(|b| format!("{b:02x}")).collect();
+    let hex = |text, byte: &u8| format!("{text}{byte:02x}");
+    let digits = tag.as_ref().iter().fold(String::new(), hex);
     Delivery {
         signature: format!("sha256={digits}"),
         ..delivery
