@@ -3,17 +3,20 @@
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
+//! - [`stream`]: tells readers what changes. [`feed`]: follows it, once for all of them.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
 mod body;
 mod callbacks;
+pub mod feed;
 mod health;
 pub mod metrics;
 mod orphans;
 mod problem;
 pub mod proof;
 mod provisions;
+mod stream;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -35,6 +38,7 @@ use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use feed::Feed;
 use metrics::Counted;
 use problem::Problem;
 use proof::ProofOfCaller;
@@ -47,6 +51,8 @@ pub struct Api {
     pub pool: PgPool,
     /// Announces and hears that the ledger changed.
     pub changes: Changes,
+    /// Follows what changes of what is shown.
+    pub feed: Feed,
     /// Settles who sends a callback.
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
@@ -89,6 +95,7 @@ pub fn router(api: Api) -> Router {
         )
         .route("/v1/provisions/{id}/events", get(provisions::events))
         .route("/v1/provisions/{id}/rollback", post(provisions::retry))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/orphans", get(orphans::list))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

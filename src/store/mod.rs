@@ -6,7 +6,7 @@
 //! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
-//! - [`views`]: what the status API shows.
+//! - [`views`]: what the status API shows. [`feed`]: what changed of it.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
@@ -17,6 +17,7 @@
 pub mod budgets;
 pub mod changes;
 pub mod dispatches;
+pub mod feed;
 pub mod gauges;
 pub mod hearing;
 pub mod hold;

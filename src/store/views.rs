@@ -273,6 +273,41 @@ pub async fn provisions(
         .collect()
 }
 
+/// Those of these provisions that there are, in no order. One that does not parse is left out and
+/// logged: it must not hide the others.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read.
+pub async fn provisions_with_ids(
+    db: &mut PgConnection,
+    ids: &[Uuid],
+    stuck_after: Duration,
+) -> Result<Vec<ProvisionView>, StoreError> {
+    let records = sqlx::query_as!(
+        Record,
+        r#"
+        select backstop_now() as "now!", id as "id!", agent_id, region, status as "status!",
+               created_at as "created_at!", updated_at as "updated_at!",
+               current as "current!: Json<AttemptRow>",
+               over as "over: Json<Vec<AttemptRow>>",
+               steps as "steps: Json<Vec<StepRow>>", dispatched_run_id
+        from provision_records
+        where id = any($1)
+        "#,
+        ids,
+    )
+    .fetch_all(db)
+    .await?;
+    Ok(records
+        .into_iter()
+        .filter_map(|record| {
+            let view = record.view(stuck_after);
+            view.inspect_err(|error| tracing::error!(%error, "a provision cannot be shown"))
+                .ok()
+        })
+        .collect())
+}
+
 /// A provision's whole history, oldest first. `None` for an id that was never seen.
 ///
 /// # Errors
