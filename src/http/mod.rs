@@ -2,6 +2,7 @@
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
+//! - [`etag`]: what a client has already. [`cors`]: which pages may call.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //! - [`stream`]: tells readers what changes. [`feed`]: follows it, once for all of them.
 //!
@@ -9,6 +10,8 @@
 
 mod body;
 mod callbacks;
+pub mod cors;
+mod etag;
 pub mod feed;
 mod health;
 pub mod metrics;
@@ -38,6 +41,7 @@ use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use cors::Origins;
 use feed::Feed;
 use metrics::Counted;
 use problem::Problem;
@@ -57,6 +61,8 @@ pub struct Api {
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
     pub tokens: Arc<Tokens>,
+    /// Pages of other origins that may call.
+    pub origins: Origins,
     /// Who this database is to the vendors.
     pub controller: ControllerId,
     /// The tag that makes a device ours; `None` without Tailscale.
@@ -80,7 +86,8 @@ pub struct Api {
 /// The whole API.
 pub fn router(api: Api) -> Router {
     let metrics = api.metrics.clone();
-    Router::new()
+    let cors = api.origins.layer();
+    let router = Router::new()
         .route(
             "/v1/provisions/{id}/callbacks/{kind}",
             post(callbacks::receive),
@@ -101,8 +108,12 @@ pub fn router(api: Api) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::show))
         .with_state(api)
-        .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn_with_state(metrics, identify))
+        .layer(CatchPanicLayer::new());
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+    .layer(middleware::from_fn_with_state(metrics, identify))
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -129,15 +140,15 @@ async fn identify(State(metrics): State<Metrics>, request: Request, next: Next) 
     let elapsed_ms = elapsed.as_millis();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics.http_request(name(&method), route, status.as_u16(), elapsed);
-    if status.is_success() {
-        tracing::debug!(
-            http.method = %method, http.path = path, http.status = status.as_u16(),
-            request.id = ?id, elapsed_ms, "answered"
-        );
-    } else {
+    if status.is_client_error() || status.is_server_error() {
         tracing::info!(
             http.method = %method, http.path = path, http.status = status.as_u16(),
             request.id = ?id, elapsed_ms, "answered with a problem"
+        );
+    } else {
+        tracing::debug!(
+            http.method = %method, http.path = path, http.status = status.as_u16(),
+            request.id = ?id, elapsed_ms, "answered"
         );
     }
     response.headers_mut().insert(X_REQUEST_ID, id);

@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::body::{self, Fields, required};
-use super::{Api, Problem};
+use super::{Api, Problem, etag};
 use crate::domain::names::ProvisionId;
 use crate::domain::provision::Provision;
 use crate::rollback::{Retried, retry_rollback, rollback_failed_provision};
@@ -142,11 +142,12 @@ pub(super) async fn show(
     State(api): State<Api>,
     headers: HeaderMap,
     id: IdInPath,
-) -> Result<Json<ProvisionView>, Problem> {
+) -> Result<Response, Problem> {
     api.tokens.require_reader(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    view(&api, &mut db, id).await.map(Json)
+    let view = view(&api, &mut db, id).await?;
+    Ok(etag::answer(&headers, &view))
 }
 
 /// `GET /v1/provisions/{id}/events`

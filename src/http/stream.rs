@@ -20,7 +20,7 @@ use super::feed::{Feed, Message};
 use super::{Api, Problem};
 use crate::store::feed::{Position, Then};
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
 /// `GET /v1/stream`

@@ -16,6 +16,7 @@ mod access;
 mod arrivals;
 mod attempts;
 mod batches;
+mod browsers;
 mod budget;
 mod callbacks;
 mod connections;
