@@ -1,6 +1,7 @@
 //! The HTTP API: what comes in is checked, decided and committed here, and what is there is shown.
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
+//! - [`openapi`]: says all this for programs; [`docs`]: for people. [`answers`]: what is answered.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
 //! - [`etag`]: what a client has already. [`cors`]: which pages may call.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
@@ -8,13 +9,16 @@
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
+mod answers;
 mod body;
 mod callbacks;
 pub mod cors;
+mod docs;
 mod etag;
 pub mod feed;
 mod health;
 pub mod metrics;
+pub mod openapi;
 mod orphans;
 mod problem;
 pub mod proof;
@@ -35,6 +39,8 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::names::ControllerId;
@@ -83,30 +89,37 @@ pub struct Api {
     pub stop: CancellationToken,
 }
 
+/// Every call that the document describes, with its description.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::beginning())
+        .routes(routes!(callbacks::started))
+        .routes(routes!(callbacks::progress))
+        .routes(routes!(callbacks::success))
+        .routes(routes!(callbacks::failure))
+        .routes(routes!(provisions::list, provisions::create))
+        .routes(routes!(provisions::show, provisions::destroy))
+        .routes(routes!(provisions::events))
+        .routes(routes!(provisions::retry))
+        .routes(routes!(stream::stream))
+        .routes(routes!(orphans::list))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(metrics::show))
+        .routes(routes!(openapi::show))
+}
+
 /// The whole API.
 pub fn router(api: Api) -> Router {
     let metrics = api.metrics.clone();
     let cors = api.origins.layer();
-    let router = Router::new()
+    let router = Router::from(routes())
         .route(
             "/v1/provisions/{id}/callbacks/{kind}",
-            post(callbacks::receive),
+            post(callbacks::other),
         )
-        .route(
-            "/v1/provisions",
-            get(provisions::list).post(provisions::create),
-        )
-        .route(
-            "/v1/provisions/{id}",
-            get(provisions::show).delete(provisions::destroy),
-        )
-        .route("/v1/provisions/{id}/events", get(provisions::events))
-        .route("/v1/provisions/{id}/rollback", post(provisions::retry))
-        .route("/v1/stream", get(stream::stream))
-        .route("/v1/orphans", get(orphans::list))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::show))
+        .route("/docs", get(docs::enter))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{file}", get(docs::file))
         .with_state(api)
         .layer(CatchPanicLayer::new());
     match cors {

@@ -22,6 +22,7 @@ mod callbacks;
 mod connections;
 mod dispatch;
 mod dispatch_races;
+mod document;
 mod hostile;
 mod hostile_fields;
 mod hostile_requests;
