@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use backstop::app::{App, OpenDatabase};
+use backstop::cli;
 use backstop::config::{Database, DatabaseSettings, Settings, VendorSettings};
 use backstop::domain::names::ProvisionId;
 use backstop::domain::orphans::Mandate;
@@ -81,6 +82,12 @@ enum Command {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+    /// List provisions, newest first, as a running service shows them
+    List(cli::List),
+    /// Show a provision with its steps and its history
+    Show(cli::Show),
+    /// Tell what changes, as it changes
+    Watch(cli::Watch),
     /// Print the OpenAPI document
     Openapi,
     /// Apply migrations and exit; `serve` applies them too
@@ -150,6 +157,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             new_controller: true,
             database,
         } => renew_controller(&database).await?,
+        Command::List(asked) => cli::list(asked).await?,
+        Command::Show(asked) => cli::show(asked).await?,
+        Command::Watch(asked) => cli::watch(asked).await?,
         Command::Openapi => std::io::stdout().write_all(openapi::document().as_bytes())?,
         Command::Migrate { database } => {
             let database = open(&database).await?;

@@ -27,7 +27,8 @@ pub mod tailscale;
 pub use error::{FailedCall, SetupError, VendorError};
 pub use github::GitHub;
 pub use hetzner::Hetzner;
-pub use http::{Timeouts, loopback_client};
+pub(crate) use http::bearer;
+pub use http::{Timeouts, loopback_client, status_client};
 pub use tailscale::Tailscale;
 
 /// Whose API it is.

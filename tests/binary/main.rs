@@ -11,6 +11,7 @@ mod budget;
 mod child;
 mod commands;
 mod kills;
+mod people;
 mod restored;
 mod settings;
 mod sweep;

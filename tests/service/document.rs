@@ -123,7 +123,7 @@ fn every_operation_says_what_it_does_and_shows_what_it_takes_and_answers() {
                 !response["headers"]["x-request-id"].is_null(),
                 "{call} {status}"
             );
-            let content = response["content"].as_object();
+            let content = response.get("content").map(|it| it.as_object().unwrap());
             assert_eq!(content.is_some(), status != "304", "{call} {status}");
             for (kind, media) in content.into_iter().flatten() {
                 if kind == "application/problem+json" {

@@ -178,10 +178,10 @@ fn server_id() -> Value {
 }
 
 fn tailscale_id(description: &str) -> Value {
-    absent_or(
-        json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}),
-        description,
-    )
+    // Older ones are all digits, which a script may take for a number.
+    let number = json!({"type": "integer"});
+    let string = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
+    any_of(&[number, string], description)
 }
 
 fn ip(description: &str) -> Value {
@@ -204,7 +204,7 @@ fn any_of(schemas: &[Value], description: &str) -> Value {
 
 /// The same where it must be there.
 fn required_of(mut schema: Value) -> Value {
-    if let Some(all) = schema["anyOf"].as_array_mut() {
+    if let Some(all) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
         all.retain(|one| one["type"] != "null" && one["maxLength"] != 0);
     } else {
         schema["type"] = json!("string");

@@ -117,7 +117,7 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
     let tag = operation["tags"][0].as_str().unwrap_or_default().to_owned();
     for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
         response["headers"]["x-request-id"] = request_id();
-        for media in members(&mut response["content"]) {
+        for media in response.get_mut("content").into_iter().flat_map(members) {
             media["example"] = examples::answer(&id, status).unwrap_or_default();
         }
     }
