@@ -152,9 +152,11 @@ fn with_ids(field: Field) -> Vec<Field> {
     ]
 }
 
+/// Postgres does not take it.
+pub(super) const NO_NUL: &str = "^[^\\u0000]*$";
+
 fn name(description: &str) -> Value {
-    // No NUL: Postgres does not take it.
-    json!({"type": ["string", "null"], "maxLength": 255, "pattern": "^[^\\u0000]*$",
+    json!({"type": ["string", "null"], "maxLength": 255, "pattern": NO_NUL,
            "description": description})
 }
 

@@ -122,6 +122,20 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
         }
     }
 
+    let parameters = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["in"] == "query" {
+            let mut schema = parameter["schema"].take();
+            if parameter["name"] == "agent_id" {
+                schema["pattern"] = json!(bodies::NO_NUL);
+            }
+            let empty = json!({"type": "string", "maxLength": 0, "description": "As if absent"});
+            parameter["schema"] = json!({"anyOf": [schema, empty]});
+        }
+    }
+
     let body = bodies::of(&id);
     let mut problems = match &*tag {
         CALLBACKS => vec![("401", "Unauthenticated"), ("409", "Conflict")],
