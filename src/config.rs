@@ -4,6 +4,7 @@
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
 mod github;
+mod oidc;
 mod vendors;
 
 use std::net::SocketAddr;
@@ -19,13 +20,15 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::github::Webhooks;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
-use crate::providers::{GitHub, Hetzner, Tailscale};
+use crate::providers::{GitHub, Hetzner, Tailscale, Webhook};
 use crate::rollback::worker;
 use crate::sweep::periodic;
 use crate::watch;
 use github::GitHubSettings;
+use oidc::OidcSettings;
 
 pub use vendors::VendorSettings;
 
@@ -90,6 +93,10 @@ pub struct Settings {
     #[command(flatten)]
     pub github: GitHubSettings,
 
+    /// The tokens of its jobs.
+    #[command(flatten)]
+    pub oidc: OidcSettings,
+
     /// Secrets of signed callbacks, `whsec_…`, comma separated for rotation
     #[arg(
         long,
@@ -124,6 +131,24 @@ pub struct Settings {
         value_name = "BACKSTOP_CORS_ORIGINS"
     )]
     pub cors_origins: Option<String>,
+
+    /// Where it is told what settles, gets stuck or is found, as a Standard Webhook
+    #[arg(
+        long,
+        env = "BACKSTOP_WEBHOOK_URL",
+        value_name = "BACKSTOP_WEBHOOK_URL",
+        hide_env_values = true
+    )]
+    pub webhook_url: Option<SecretString>,
+
+    /// Its secret, `whsec_…`
+    #[arg(
+        long,
+        env = "BACKSTOP_WEBHOOK_SECRET",
+        value_name = "BACKSTOP_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    pub webhook_secret: Option<SecretString>,
 
     /// From `started`, or creation, to a terminal callback
     #[arg(long, env = "BACKSTOP_PROVISION_TIMEOUT", value_name = "BACKSTOP_PROVISION_TIMEOUT",
@@ -187,14 +212,18 @@ pub struct Config {
     pub hetzner: Hetzner,
     /// The tailnet, and the tag that makes a device ours. `None`: no key and device steps.
     pub tailscale: Option<(Tailscale, String)>,
-    /// The workflow that is dispatched for a provision. `None`: none is.
+    /// The workflow that is dispatched for a provision, and whose runs are looked at. `None`: none.
     pub github: Option<GitHub>,
+    /// Settles which webhooks are GitHub's. `None`: none are taken.
+    pub webhooks: Option<Webhooks>,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
     pub tokens: Tokens,
     /// Pages of other origins that may call.
     pub origins: Origins,
+    /// Where operators listen.
+    pub webhook: Option<Webhook>,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
     /// How steps are carried out.
@@ -256,6 +285,8 @@ impl Settings {
         let error = |text: &str| ConfigError(text.to_owned());
         let (hetzner, tailscale) = self.vendors.check()?;
         let github = self.github.check()?;
+        let webhook = self.webhook()?;
+        let webhooks = self.github.check_webhooks()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
             .map(|secrets| {
@@ -266,13 +297,19 @@ impl Settings {
                     .collect()
             })
             .unwrap_or_default();
-        if secrets.is_empty() {
+        let public_url = self.public_url()?;
+        let tokens = self.oidc.check(&self.github, public_url.as_deref())?;
+        if secrets.is_empty() && tokens.is_none() {
             return Err(error(
-                "BACKSTOP_CALLBACK_SECRETS is not set: nobody could prove a callback",
+                "nobody could prove a callback: set BACKSTOP_CALLBACK_SECRETS, or \
+                 BACKSTOP_GITHUB_REPOSITORY and BACKSTOP_PUBLIC_URL for the tokens of its jobs",
             ));
         }
-        let proof = ProofOfCaller::by_signature(&secrets)
+        let mut proof = ProofOfCaller::by_signature(&secrets)
             .map_err(|e| ConfigError(format!("BACKSTOP_CALLBACK_SECRETS: {e}")))?;
+        if let Some(tokens) = tokens {
+            proof = proof.or_by_token(tokens);
+        }
 
         let tokens = Tokens {
             read: given(self.read_token.as_ref()).cloned(),
@@ -301,9 +338,11 @@ impl Settings {
             hetzner,
             tailscale,
             github,
+            webhooks,
             proof,
             tokens,
             origins: self.origins()?,
+            webhook,
             provision_timeout: self.provision_timeout,
             rollback: worker::Settings {
                 retry: Backoff {
@@ -324,7 +363,7 @@ impl Settings {
             },
             watch: watch::Settings {
                 patience,
-                public_url: self.public_url()?,
+                public_url,
                 pulse_every: patience.longest_breath() / 3,
             },
         })
@@ -336,6 +375,25 @@ impl Settings {
             .transpose()
             .map(Option::unwrap_or_default)
             .map_err(|error| ConfigError(format!("BACKSTOP_CORS_ORIGINS: {error}")))
+    }
+
+    fn webhook(&self) -> Result<Option<Webhook>, ConfigError> {
+        let error = |text: &str| Err(ConfigError(text.to_owned()));
+        match (
+            given(self.webhook_url.as_ref()),
+            given(self.webhook_secret.as_ref()),
+        ) {
+            (None, None) => Ok(None),
+            (Some(url), Some(secret)) => Webhook::new(url, secret)
+                .map(Some)
+                .map_err(|e| ConfigError(e.to_string())),
+            (Some(_), None) => {
+                error("BACKSTOP_WEBHOOK_URL is set and BACKSTOP_WEBHOOK_SECRET is not")
+            }
+            (None, Some(_)) => {
+                error("BACKSTOP_WEBHOOK_SECRET is set and BACKSTOP_WEBHOOK_URL is not")
+            }
+        }
     }
 
     /// Without a slash at its end, so that one URL has one spelling.

@@ -147,12 +147,14 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         tailscale: Some((tailscale, TAG.to_owned())),
         // The workflows here are played, not dispatched.
         github: None,
+        webhooks: None,
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
             read: None,
             operator: Some(OPERATOR_TOKEN.into()),
         },
         origins: Origins::default(),
+        webhook: None,
         provision_timeout: PATIENCE.provision_timeout,
         rollback: worker::Settings {
             retry: Backoff {

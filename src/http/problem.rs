@@ -2,6 +2,8 @@
 //!
 //! A problem says what the caller can do. Causes that are ours go to the log, once, here.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -88,6 +90,14 @@ impl Problem {
         )
     }
 
+    pub(super) fn body_too_slow(patience: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            format!("the body did not arrive within {} s", patience.as_secs()),
+        )
+    }
+
     pub(super) fn unsupported_media_type() -> Self {
         Self::new(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -101,6 +111,14 @@ impl Problem {
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",
             "the database cannot be reached; sending the same again is safe",
+        )
+    }
+
+    pub(super) fn issuer_away() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the keys of the token's issuer cannot be had; sending the same again is safe",
         )
     }
 
@@ -174,6 +192,7 @@ impl Problem {
             "stale_attempt" => "A later attempt has taken over",
             "unknown_attempt" => "This run owns no attempt of this provision",
             "body_too_large" => "The body is too large",
+            "body_too_slow" => "The body took too long",
             "unsupported_media_type" => "The body is not JSON",
             "unavailable" => "Not available now",
             "method_not_allowed" => "Method not allowed",

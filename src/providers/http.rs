@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
-use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -73,7 +73,7 @@ impl Http {
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
         let base = plain(setting, address)?;
-        let client = client(vendor, &base, timeouts)?;
+        let client = client(vendor.as_str(), &base, timeouts)?;
         Ok(Self {
             vendor,
             setting,
@@ -89,9 +89,14 @@ impl Http {
     }
 
     pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), SetupError> {
-        self.client = client(self.vendor, &self.base, timeouts)?;
+        self.client = client(self.vendor.as_str(), &self.base, timeouts)?;
         self.timeouts = timeouts;
         Ok(())
+    }
+
+    /// Whether requests pass machines other than this one unencrypted.
+    pub(super) fn is_open_to_eavesdroppers(&self) -> bool {
+        self.base.scheme() == "http" && !is_loopback(&self.base)
     }
 
     pub(super) fn base(&self) -> &Url {
@@ -127,6 +132,7 @@ impl Http {
             request,
             origin,
             http: self,
+            most: LARGEST_BODY,
         }
     }
 
@@ -155,7 +161,11 @@ impl Http {
     clippy::disallowed_methods,
     reason = "the one place that builds clients"
 )]
-fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Client, SetupError> {
+pub(super) fn client(
+    whose: &str,
+    base: &Url,
+    timeouts: Timeouts,
+) -> Result<reqwest::Client, SetupError> {
     let mut client = reqwest::Client::builder()
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.request)
@@ -167,7 +177,7 @@ fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Cli
     }
     client.build().map_err(|error| {
         let cause = innermost(&error);
-        SetupError(format!("no HTTP client for {vendor}: {cause}"))
+        SetupError(format!("no HTTP client for {whose}: {cause}"))
     })
 }
 
@@ -264,6 +274,8 @@ pub(super) struct Call<'a> {
     request: RequestBuilder,
     origin: Origin,
     http: &'a Http,
+    /// Bytes of a success's body.
+    most: usize,
 }
 
 impl Call<'_> {
@@ -283,6 +295,12 @@ impl Call<'_> {
         self
     }
 
+    /// Asks for an answer only if it is another than the one with this tag.
+    pub(super) fn if_none_match(mut self, etag: &str) -> Self {
+        self.request = self.request.header(IF_NONE_MATCH, etag);
+        self
+    }
+
     pub(super) fn json(mut self, body: &impl Serialize) -> Self {
         self.request = self.request.json(body);
         self
@@ -290,6 +308,12 @@ impl Call<'_> {
 
     pub(super) fn form(mut self, form: &impl Serialize) -> Self {
         self.request = self.request.form(form);
+        self
+    }
+
+    /// Takes no longer answer than `bytes`.
+    pub(super) fn at_most(mut self, bytes: usize) -> Self {
+        self.most = bytes;
         self
     }
 
@@ -302,9 +326,10 @@ impl Call<'_> {
             request,
             origin,
             http,
+            most,
         } = self;
         let started = Instant::now();
-        let outcome = exchange(request).await;
+        let outcome = exchange(request, most).await;
         let status = match &outcome {
             Ok((status, ..)) | Err((Some(status), _)) => Some(status.as_u16()),
             Err((None, _)) => None,
@@ -338,12 +363,12 @@ impl Call<'_> {
 
 type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
 
-async fn exchange(request: RequestBuilder) -> Exchange {
+async fn exchange(request: RequestBuilder, most: usize) -> Exchange {
     let mut response = request.send().await.map_err(|e| (None, no_answer(&e)))?;
     let status = response.status();
     let headers = std::mem::take(response.headers_mut());
     if status.is_success() {
-        let body = read(response, LARGEST_BODY).await;
+        let body = read(response, most).await;
         return body
             .map(|body| (status, headers, body))
             .map_err(|why| (Some(status), why));
@@ -368,7 +393,8 @@ async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-fn no_answer(error: &reqwest::Error) -> String {
+/// Why there was none, in words that do not show the address.
+pub(super) fn no_answer(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

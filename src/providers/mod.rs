@@ -1,5 +1,5 @@
 //! The vendors' APIs: what backstop can see and delete at Hetzner and at Tailscale, and start at
-//! GitHub.
+//! GitHub; and the keys of the issuer of its tokens.
 //!
 //! Owns the clients, and with them every assumption about how a vendor answers. Promises that an
 //! answer is either understood in full or an error: half a list, a page of HTML or a list of
@@ -10,26 +10,31 @@
 //! is shown, for nothing else says what to change.
 //!
 //! Read in this order: [`VendorError`] is what a caller decides on, `http` sends a request and
-//! bounds it, [`hetzner`], [`tailscale`] and [`github`] know the vendors' shapes.
+//! bounds it, [`hetzner`], [`tailscale`] and [`github`] know the vendors' shapes. [`Webhook`] is no
+//! vendor: it is where operators listen.
 //!
 //! Selectors and filters of a vendor only make lists shorter. Whoever deletes compares the labels,
 //! tags and names of what came back, each one.
 
 mod error;
 mod http;
+mod issuer;
 mod kept_token;
 mod wire;
 
 pub mod github;
 pub mod hetzner;
 pub mod tailscale;
+mod webhook;
 
 pub use error::{FailedCall, SetupError, VendorError};
 pub use github::GitHub;
 pub use hetzner::Hetzner;
 pub(crate) use http::bearer;
 pub use http::{Timeouts, loopback_client, status_client};
+pub use issuer::{Issuer, IssuerKey};
 pub use tailscale::Tailscale;
+pub use webhook::{Untold, Webhook};
 
 /// Whose API it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -40,6 +45,8 @@ pub enum Vendor {
     Tailscale,
     /// GitHub, which runs the workflows.
     GitHub,
+    /// Who issues the tokens of its jobs.
+    Issuer,
 }
 
 impl Vendor {
@@ -50,6 +57,7 @@ impl Vendor {
             Self::Hetzner => "hetzner",
             Self::Tailscale => "tailscale",
             Self::GitHub => "github",
+            Self::Issuer => "issuer",
         }
     }
 }

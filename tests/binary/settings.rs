@@ -3,6 +3,7 @@
 use backstop::sim::{Sim, SimOptions};
 
 use crate::child::{command, database_url, run, settings};
+use crate::harness::SECRET;
 
 /// Shows that a value was quoted.
 const SECRET_VALUE: &str = "very-secret-value";
@@ -87,6 +88,32 @@ const CASES: &[Case] = &[
         ],
         "GITHUB_TOKEN",
     ),
+    (
+        &[(
+            "BACKSTOP_WEBHOOK_URL",
+            Some("https://hooks.example/very-secret-value"),
+        )],
+        "BACKSTOP_WEBHOOK_SECRET",
+    ),
+    (
+        &[
+            ("BACKSTOP_WEBHOOK_URL", Some("")),
+            ("BACKSTOP_WEBHOOK_SECRET", Some("whsec_very-secret-value")),
+        ],
+        "BACKSTOP_WEBHOOK_URL",
+    ),
+    (
+        &[("BACKSTOP_OIDC_ISSUER", Some("https://issuer.example"))],
+        "BACKSTOP_PUBLIC_URL",
+    ),
+    (
+        &[
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+            ("GITHUB_TOKEN", None),
+            ("BACKSTOP_GITHUB_REPOSITORY", None),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
     // secrets that cannot be
     (
         &[("GITHUB_TOKEN", Some("very-secret-value two"))],
@@ -131,12 +158,54 @@ const CASES: &[Case] = &[
         &[("BACKSTOP_CALLBACK_SECRETS", Some(","))],
         "BACKSTOP_CALLBACK_SECRETS",
     ),
+    (
+        &[
+            (
+                "BACKSTOP_WEBHOOK_URL",
+                Some("https://hooks.example/very-secret-value"),
+            ),
+            ("BACKSTOP_WEBHOOK_SECRET", Some("whsec_very-secret-value!")),
+        ],
+        "BACKSTOP_WEBHOOK_SECRET",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some("very-secret"))],
+        "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+    ),
+    (
+        &[
+            ("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some(SECRET_VALUE)),
+            ("GITHUB_TOKEN", None),
+            ("BACKSTOP_GITHUB_REPOSITORY", None),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
     // unparsable
     (
         &[("BACKSTOP_LISTEN", Some("everywhere"))],
         "BACKSTOP_LISTEN",
     ),
     (&[("HCLOUD_ENDPOINT", Some("not a url"))], "HCLOUD_ENDPOINT"),
+    (
+        &[
+            (
+                "BACKSTOP_WEBHOOK_URL",
+                Some("ftp://hooks.example/very-secret-value"),
+            ),
+            ("BACKSTOP_WEBHOOK_SECRET", Some(SECRET)),
+        ],
+        "BACKSTOP_WEBHOOK_URL",
+    ),
+    (
+        &[
+            (
+                "BACKSTOP_WEBHOOK_URL",
+                Some("https://me:very-secret-value@hooks.example/"),
+            ),
+            ("BACKSTOP_WEBHOOK_SECRET", Some(SECRET)),
+        ],
+        "BACKSTOP_WEBHOOK_URL",
+    ),
     (
         &[(
             "HCLOUD_ENDPOINT",
@@ -178,6 +247,31 @@ const CASES: &[Case] = &[
         "BACKSTOP_GITHUB_WORKFLOW",
     ),
     (&[("BACKSTOP_GITHUB_REF", Some(""))], "BACKSTOP_GITHUB_REF"),
+    (
+        // Whoever is on the way could put keys of his own there.
+        &[
+            ("BACKSTOP_OIDC_ISSUER", Some("http://issuer.example")),
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+        ],
+        "BACKSTOP_OIDC_ISSUER",
+    ),
+    (
+        &[
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+            (
+                "BACKSTOP_OIDC_CALLED_WORKFLOWS",
+                Some("provision-agent.yml"),
+            ),
+        ],
+        "BACKSTOP_OIDC_CALLED_WORKFLOWS",
+    ),
+    (
+        &[
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+            ("BACKSTOP_GITHUB_OWNER_ID", Some("acme")),
+        ],
+        "BACKSTOP_GITHUB_OWNER_ID",
+    ),
     (
         &[("BACKSTOP_PROVISION_TIMEOUT", Some("soon"))],
         "BACKSTOP_PROVISION_TIMEOUT",

@@ -77,6 +77,26 @@ pub(super) fn of(operation: &str) -> Option<Body> {
                        "may_exist": ["auth_key", "server", "device"]}),
             )
         }
+        "github_webhook" => Body {
+            name: "GitHubWebhook",
+            schema: json!({
+                "type": "object",
+                "description": "An event as GitHub sends it. What is read of workflow_run and \
+                                workflow_job is described; others are ignored.",
+                "properties": {
+                    "action": {"type": "string", "description": "Only `completed` counts."},
+                    "repository": {"type": "object"},
+                    "workflow_run": {"type": "object"},
+                    "workflow_job": {"type": "object"},
+                },
+            }),
+            example: json!({
+                "action": "completed",
+                "repository": {"id": 1_296_269, "full_name": "acme/agents"},
+                "workflow_run": {"id": RUN_ID, "run_attempt": 1, "status": "completed",
+                                 "conclusion": "cancelled"},
+            }),
+        },
         "create_provision" => Body {
             name: "NewProvision",
             schema: json!({
