@@ -22,6 +22,7 @@
 //!   sent, shared by all replicas.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
 //!   is counted. [`signing`]: the secrets of what comes in signed and goes out signed.
+//! - [`cli`]: `list`, `show` and `watch`, which ask a running service.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
 //!
@@ -30,6 +31,7 @@
 
 pub mod app;
 pub mod budget;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod dispatch;
