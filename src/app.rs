@@ -20,6 +20,7 @@ use crate::metrics::Metrics;
 use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::providers::Webhook;
+use crate::retention::Forgetter;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::notices::Subscriber;
@@ -202,6 +203,10 @@ impl App {
             work.clone(),
         )
         .telling(subscriber);
+        if let Some(keep_for) = config.event_retention {
+            let forgetter = Forgetter::new(pool.clone(), keep_for, work.clone());
+            tracker.spawn(forgetter.run());
+        }
         let stuck_after = config.rollback.stuck_after;
         let api = Api {
             pool: pool.clone(),

@@ -198,6 +198,15 @@ pub struct Settings {
     #[arg(long, env = "BACKSTOP_SWEEP_DELETE", value_name = "BACKSTOP_SWEEP_DELETE",
           default_value_t = false, action = clap::ArgAction::Set)]
     pub sweep_delete: bool,
+
+    /// How long the history of what is over is kept, such as 90d; receipts always are [default: for
+    /// ever]
+    #[arg(
+        long,
+        env = "BACKSTOP_EVENT_RETENTION",
+        value_name = "BACKSTOP_EVENT_RETENTION"
+    )]
+    pub event_retention: Option<String>,
 }
 
 /// Settings that have been checked.
@@ -232,6 +241,8 @@ pub struct Config {
     pub watch: watch::Settings,
     /// How the vendors' lists are swept.
     pub sweep: periodic::Settings,
+    /// How long the history of what is over is kept. `None`: for ever.
+    pub event_retention: Option<Duration>,
 }
 
 /// Where the database is.
@@ -353,6 +364,10 @@ impl Settings {
                 late_arrival_window: self.late_arrival_window,
                 rate_reserve: self.rate_reserve,
             },
+            event_retention: given_text(self.event_retention.as_deref())
+                .map(duration)
+                .transpose()
+                .map_err(|e| ConfigError(format!("BACKSTOP_EVENT_RETENTION: {e}")))?,
             sweep: periodic::Settings {
                 every: self.sweep_interval,
                 mandate: if self.sweep_delete {

@@ -15,6 +15,7 @@
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
 //! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`dispatch`]: sends the workflows that the outbox has.
+//! - [`retention`]: forgets the history of what has long been over.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
 //! - [`notices`]: tells the operators' webhook what settled, got stuck or was found.
 //! - [`witness`]: what GitHub says of a run, asked or sent.
@@ -42,6 +43,7 @@ pub mod notices;
 pub mod oidc;
 pub mod postgres;
 pub mod providers;
+pub mod retention;
 pub mod rollback;
 pub mod signing;
 pub mod sim;

@@ -165,6 +165,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             late_arrival_window: LATE_ARRIVAL_WINDOW,
             rate_reserve: Reserve::default(),
         },
+        event_retention: None,
         sweep: periodic::Settings {
             every: SWEEP_EVERY,
             mandate: Mandate::Reopen,

@@ -29,6 +29,7 @@ pub mod ledger;
 pub mod notices;
 pub mod overdue;
 pub mod provisions;
+pub mod retention;
 mod rows;
 pub mod running;
 pub mod sweeps;

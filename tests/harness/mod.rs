@@ -238,6 +238,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             late_arrival_window: options.late_arrival_window,
             rate_reserve: Reserve::default(),
         },
+        event_retention: None,
         sweep: periodic::Settings {
             every: options.sweep_interval,
             mandate: options.sweep_mandate,

@@ -33,6 +33,7 @@ mod oidc;
 mod order;
 mod proof;
 mod races;
+mod retention;
 mod rollback;
 mod sequence;
 mod status_api;
