@@ -16,7 +16,7 @@
 //! - [`dispatch`]: sends the workflows that the outbox has.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
-//!   sent, shared by all replicas.
+//!   sent, shared by all replicas. [`ceiling`]: how old an orphan can get.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
 //!   is counted.
 //! - [`postgres`]: the private Postgres where there is no other.
@@ -27,6 +27,7 @@
 
 pub mod app;
 pub mod budget;
+pub mod ceiling;
 pub mod config;
 pub mod demo;
 pub mod dispatch;

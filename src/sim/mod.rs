@@ -49,6 +49,7 @@ mod hetzner_json;
 mod hetzner_pricing;
 mod hetzner_problem;
 mod hetzner_servers;
+mod lives;
 mod options;
 mod paging;
 mod project;
@@ -73,6 +74,7 @@ use tokio::task::JoinHandle;
 pub use self::{
     belongings::BelongingKind,
     faults::{BrokenBody, Fault, FaultKind, Vendor},
+    lives::{Life, LifeKind},
     options::{GithubApp, SimOptions, Tokens},
     snapshot::{Belonging, Device, Effect, HistoryEntry, Key, Server, ServerStatus, WorkflowRun},
 };
@@ -208,6 +210,12 @@ impl Sim {
         self.shared.runs()
     }
 
+    /// Every server, device and auth key that there ever was, and from when until when.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Life> {
+        lives::all(&self.shared.world())
+    }
+
     /// Every request that the vendors got, in the order in which they were carried out.
     #[must_use]
     pub fn history(&self) -> Vec<HistoryEntry> {
@@ -258,7 +266,7 @@ impl Sim {
 
     /// Removes a server at once, as if somebody else had. False: there is none with that id.
     pub fn remove_server(&self, id: u64) -> bool {
-        self.shared.world().project.remove(id)
+        self.shared.remove_server(id)
     }
 
     /// Replaces a server's labels. False: there is none with that id.
@@ -309,7 +317,7 @@ impl Sim {
 
     /// Removes a device at once. False: there is none with that node id.
     pub fn remove_device(&self, node_id: &str) -> bool {
-        self.shared.world().tailnet.remove_device(node_id).is_some()
+        self.shared.remove_device(node_id)
     }
 
     /// Mints a one-off key as the OAuth client would; its id.

@@ -13,12 +13,14 @@ use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::sweeps::{self, Claimed, Sweep};
 
-/// How long a claim holds: far longer than the lists may take.
+/// The longest that a claim holds: far longer than the lists may take.
 const LEASE: Duration = Duration::from_secs(5 * 60);
+/// The shortest that one holds, however often there is a sweep.
+const SHORTEST_LEASE: Duration = Duration::from_secs(30);
 /// How often it is looked whether one is due.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Replicas do not look all at once, and installations do not sweep all at once.
-const JITTER: Duration = Duration::from_secs(2);
+pub(crate) const JITTER: Duration = Duration::from_secs(2);
 
 /// How `serve` sweeps.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +29,14 @@ pub struct Settings {
     pub every: Duration,
     /// How far they may go.
     pub mandate: Mandate,
+}
+
+impl Settings {
+    /// How long a sweep is held by a replica that died in it. Two at once are harmless, so that no
+    /// more than one is missed, unless lists take very long.
+    pub(crate) fn lease(&self) -> Duration {
+        self.every.clamp(SHORTEST_LEASE, LEASE)
+    }
 }
 
 /// The loop of this process. Others may run beside it.
@@ -82,7 +92,7 @@ impl Sweeper {
     /// No sweep is due sooner than after the pause that it returns.
     async fn sweep_if_due(&self) -> Result<Duration, StoreError> {
         let mut db = self.pool.acquire().await?;
-        let claimed = sweeps::claim(&mut db, self.settings.every, LEASE).await?;
+        let claimed = sweeps::claim(&mut db, self.settings.every, self.settings.lease()).await?;
         drop(db);
         let sweep = match claimed {
             Claimed::Yes(sweep) => sweep,
