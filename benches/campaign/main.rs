@@ -25,6 +25,7 @@ mod site;
 mod troubles;
 mod verdict;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,6 +66,9 @@ struct Arguments {
     /// How many workflows are at work at once, at most
     #[arg(long, default_value_t = 64)]
     at_once: u32,
+    /// The program that is run
+    #[arg(long, default_value = env!("CARGO_BIN_EXE_backstop"))]
+    program: PathBuf,
     /// `cargo bench` says so
     #[arg(long, hide = true)]
     bench: bool,
@@ -79,7 +83,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         arguments.provisions, arguments.kills, arguments.replicas
     );
     let began = Instant::now();
-    let mut site = Site::start(arguments.replicas).await?;
+    let mut site = Site::start(arguments.program.clone(), arguments.replicas).await?;
     let book = Arc::new(Book::default());
     foreign::settle_in(&site.sim, &book);
     let stage = Stage {

@@ -46,6 +46,7 @@ pub struct Site {
     pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub addresses: Addresses,
+    program: PathBuf,
     folder: PathBuf,
     postgres: Option<PrivatePostgres>,
     replicas: Vec<Option<Child>>,
@@ -53,7 +54,7 @@ pub struct Site {
 }
 
 impl Site {
-    pub async fn start(replicas: usize) -> anyhow::Result<Self> {
+    pub async fn start(program: PathBuf, replicas: usize) -> anyhow::Result<Self> {
         let options = SimOptions {
             action_time: (Duration::from_millis(80), Duration::from_millis(400)),
             boot_time: Duration::from_millis(300),
@@ -78,6 +79,7 @@ impl Site {
             sim: Arc::new(sim),
             pool,
             addresses: Arc::default(),
+            program,
             folder,
             postgres: Some(postgres),
             replicas: Vec::new(),
@@ -233,7 +235,7 @@ impl Site {
 
     /// Another command of the program, with the replicas' settings.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_backstop"));
+        let mut command = Command::new(&self.program);
         command.args(arguments).env_clear().kill_on_drop(true);
         for kept in ["PATH", "HOME", "TMPDIR"] {
             if let Some(value) = std::env::var_os(kept) {
