@@ -81,3 +81,56 @@ impl Ceiling {
         self.patience.grace()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::config::Settings;
+    use crate::domain::orphans::Mandate;
+
+    #[derive(Parser)]
+    struct Serve {
+        #[command(flatten)]
+        settings: Settings,
+    }
+
+    #[test]
+    fn readme_states_it_for_the_default_settings() {
+        let settings = Serve::parse_from(["serve"]).settings;
+        let ceiling = Ceiling {
+            patience: Patience {
+                heartbeat_timeout: settings.heartbeat_timeout,
+                provision_timeout: settings.provision_timeout,
+            },
+            retry_cap: settings.retry_cap,
+            sweep: periodic::Settings {
+                every: settings.sweep_interval,
+                mandate: Mandate::Reopen,
+            },
+            vendor_takes: Duration::from_secs(30),
+        };
+        let readme = include_str!("../README.md");
+        for stated in [
+            ceiling.reported(),
+            ceiling.silent(),
+            ceiling.unreported(),
+            ceiling.late(),
+        ] {
+            let stated = format!("| {} |", humantime::format_duration(stated));
+            assert!(readme.contains(&stated), "README does not state {stated}");
+        }
+        assert!(ceiling.unreported() < Duration::from_secs(31 * 60));
+    }
+
+    #[test]
+    fn a_sweep_is_held_for_its_interval_within_limits() {
+        let lease = |every| {
+            let every = Duration::from_secs(every);
+            let mandate = Mandate::Reopen;
+            periodic::Settings { every, mandate }.lease().as_secs()
+        };
+        assert_eq!([1, 60, 600].map(lease), [30, 60, 300]);
+    }
+}

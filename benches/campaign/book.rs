@@ -77,8 +77,8 @@ pub struct Attempt {
     pub number: i64,
     pub run: (i64, i64),
     pub names: Names,
-    /// When the last message was sent that was acknowledged.
-    pub last_heard: DateTime<Utc>,
+    /// When each message that was acknowledged was sent and answered.
+    pub heard: Vec<(DateTime<Utc>, DateTime<Utc>)>,
     /// When the last message was sent at all.
     pub last_sent: DateTime<Utc>,
     pub started: DateTime<Utc>,
@@ -127,6 +127,12 @@ pub struct Acknowledged {
 }
 
 impl Attempt {
+    /// When the last message was sent of those that were answered by then.
+    pub fn last_heard_by(&self, at: DateTime<Utc>) -> DateTime<Utc> {
+        let heard = self.heard.iter().filter(|(_, answered)| *answered < at);
+        heard.map(|(sent, _)| *sent).max().unwrap_or(self.started)
+    }
+
     /// Notes that a message was sent that ends the attempt, and when it was acknowledged.
     pub fn doom(&mut self, at: DateTime<Utc>, acknowledged: Option<DateTime<Utc>>) {
         let doomed = self.doomed.get_or_insert(Doomed {
@@ -181,7 +187,7 @@ impl Book {
     }
 
     /// Something that is not ours and must survive.
-    pub fn is_foreign(&self, kind: LifeKind, id: impl ToString) {
+    pub fn is_foreign(&self, kind: LifeKind, id: &impl ToString) {
         open(&self.foreign).insert((kind, id.to_string()));
     }
 

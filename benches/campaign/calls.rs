@@ -19,7 +19,9 @@ pub const SECRET: &str = "whsec_dGhlLWNhbXBhaWduLXNlY3JldC1vZi10d28tZG96ZW4=";
 pub const OPERATOR: &str = "operator-token-of-the-campaign";
 pub const TAG: &str = "tag:agent";
 
-/// How long a message is repeated before its sender despairs.
+/// How long one answer is waited for, as a workflow's `curl` would.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a message is repeated, while nothing is broken for nearly as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The addresses of the replicas that run, by their number.
@@ -142,7 +144,8 @@ impl Caller {
                 return (told, repeated);
             }
             if began.elapsed() > PATIENCE {
-                return (Told::Unknown, repeated);
+                let what = format!("no replica answered for {PATIENCE:?}");
+                return (Told::Broken(what), repeated);
             }
             repeated += 1;
             let pause = rng.random_range(50..400);
@@ -225,15 +228,7 @@ impl Caller {
 
 /// `None`: nothing that the sender could go by, so it is sent again.
 async fn answer(request: reqwest::RequestBuilder) -> Option<Told> {
-    let response = match request.timeout(Duration::from_secs(10)).send().await {
-        Ok(response) => response,
-        Err(error) => {
-            if error.is_timeout() {
-                println!("HUNG {} {error:?}", now());
-            }
-            return None;
-        }
-    };
+    let response = request.timeout(ANSWER_PATIENCE).send().await.ok()?;
     let status = response.status().as_u16();
     let text = response.text().await.ok()?;
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);

@@ -282,7 +282,10 @@ impl Checks<'_> {
                 continue;
             };
             let (since, patience) = match event["data"]["reason"].as_str() {
-                Some("silent") => (attempt.last_heard, CEILING.patience.heartbeat_timeout),
+                Some("silent") => (
+                    attempt.last_heard_by(at),
+                    CEILING.patience.heartbeat_timeout,
+                ),
                 _ => (attempt.started, CEILING.patience.provision_timeout),
             };
             if at < since + patience {
@@ -375,9 +378,7 @@ impl Checks<'_> {
 /// Until when a server that was never seen had to be watched for at least, by what had been said at a
 /// moment.
 fn watched_for(attempt: &Attempt, at: DateTime<Utc>) -> DateTime<Utc> {
-    let over = attempt
-        .doomed
-        .map_or(attempt.last_heard, |doomed| doomed.at);
+    let over = attempt.doomed.map_or(attempt.started, |doomed| doomed.at);
     let by_default = (!attempt.says_no_server).then_some(over);
     let said = attempt
         .says_server

@@ -86,8 +86,8 @@ impl Player<'_> {
                     .await;
                 self.record.tell(&format!("retry: {}", short(&told)));
             }
-            Act::RunAgain => self.hand_over((self.run.0, self.run.1 + 1)).await,
-            Act::AnotherRun => self.hand_over((self.run.0 + 1, 1)).await,
+            Act::RunAgain => self.hand_over((self.run.0, self.run.1 + 1)),
+            Act::AnotherRun => self.hand_over((self.run.0 + 1, 1)),
             Act::FormerRunFails(ids) => self.former_run_fails(ids).await,
             Act::Repeat => {
                 if let Some((kind, body)) = self.last_message.clone() {
@@ -164,6 +164,7 @@ impl Player<'_> {
             Act::CleanUp => {
                 let made = self.record.attempts[index].made.clone();
                 self.record.attempts[index].doom(now(), None);
+                self.goes_on = false;
                 self.record
                     .tell("the workflow deletes what it knows to have made");
                 self.stage.caller.clean_up(&made).await;
@@ -209,7 +210,7 @@ impl Player<'_> {
             number,
             run: self.run,
             names,
-            last_heard: sent,
+            heard: Vec::new(),
             last_sent: sent,
             started: sent,
             heartbeat: false,
@@ -225,7 +226,7 @@ impl Player<'_> {
     }
 
     /// From here on another run speaks.
-    async fn hand_over(&mut self, run: (i64, i64)) {
+    fn hand_over(&mut self, run: (i64, i64)) {
         self.record
             .tell(&format!("run {}.{} takes over", run.0, run.1));
         self.run = run;
@@ -305,7 +306,8 @@ impl Player<'_> {
     async fn succeed(&mut self, index: usize, delivery: Delivery) {
         let made = self.record.attempts[index].made.clone();
         let ready = self.goes_on && made.server.is_some() && made.device.is_some();
-        if !ready && self.record.attempts[index].doomed.is_none() {
+        let doomed = self.is_doomed(index);
+        if !ready && !doomed {
             let mut body = self.ids(index, Ids::True);
             body["error"] = json!(format!("not ready, {}", self.nth()));
             self.fail(index, body, delivery).await;
@@ -317,7 +319,6 @@ impl Player<'_> {
         }
         body["server_ip"] = json!("192.0.2.10");
         body["tailscale_ip"] = json!("100.64.0.10");
-        let doomed = self.is_doomed(index);
         let told = self.say(index, "success", body, delivery).await;
         match told {
             Told::Accepted(_) => self.record.belief = Belief::Runs,
@@ -400,10 +401,10 @@ impl Player<'_> {
         let told = self.send(kind, run, body, delivery).await;
         let attempt = &mut self.record.attempts[index];
         match &told {
-            Told::Accepted(_) => attempt.last_heard = attempt.last_heard.max(sent),
+            Told::Accepted(_) => attempt.heard.push((sent, now())),
             // It was given up, for its time or by an operator: from its last word on.
             Told::Refused(_) => {
-                let last_heard = attempt.last_heard;
+                let last_heard = attempt.last_heard_by(now());
                 attempt.doom(last_heard, None);
                 if Some(index) == self.current {
                     self.goes_on = false;

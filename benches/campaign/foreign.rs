@@ -22,7 +22,7 @@ pub fn settle_in(sim: &Sim, book: &Book) {
     for number in 0..10 {
         let name = format!("database-{number}");
         let server = sim.add_server(&name, [("team", "finance")]);
-        book.is_foreign(LifeKind::Server, server);
+        book.is_foreign(LifeKind::Server, &server);
         let provision = Uuid::new_v4();
         let name = format!("agent-{}-a1", provision.simple());
         let labels = [
@@ -32,12 +32,12 @@ pub fn settle_in(sim: &Sim, book: &Book) {
             ("backstop-attempt", "1".to_owned()),
             ("backstop-run", format!("{}.1", 900 + number)),
         ];
-        book.is_foreign(LifeKind::Server, sim.add_server(&name, labels));
-        book.is_foreign(LifeKind::Device, sim.add_device(&name, &[TAG]));
+        book.is_foreign(LifeKind::Server, &sim.add_server(&name, labels));
+        book.is_foreign(LifeKind::Device, &sim.add_device(&name, &[TAG]));
         let description = format!("backstop {}-a1", provision.simple());
-        book.is_foreign(LifeKind::AuthKey, sim.add_key(&description, &[TAG]));
-        book.is_foreign(LifeKind::Device, sim.add_device("laptop", &[]));
-        book.is_foreign(LifeKind::AuthKey, sim.add_key("of a person", &[TAG]));
+        book.is_foreign(LifeKind::AuthKey, &sim.add_key(&description, &[TAG]));
+        book.is_foreign(LifeKind::Device, &sim.add_device("laptop", &[]));
+        book.is_foreign(LifeKind::AuthKey, &sim.add_key("of a person", &[TAG]));
     }
 }
 
@@ -45,7 +45,7 @@ pub fn settle_in(sim: &Sim, book: &Book) {
 pub fn add(sim: &Sim, book: &Book, names: &Names, kind: LookAlike) -> String {
     let server = |suffix: &str, labels: Vec<(String, String)>| {
         let id = sim.add_server(&format!("{}{suffix}", names.server), labels);
-        book.is_foreign(LifeKind::Server, id);
+        book.is_foreign(LifeKind::Server, &id);
         id.to_string()
     };
     let with = |changed: &str, value: &str| {
