@@ -35,6 +35,8 @@ pub struct Book {
     pub played: AtomicU64,
     pub callbacks: AtomicU64,
     pub repeated: AtomicU64,
+    /// Outages after which the service held, and was told to go on.
+    pub holds: AtomicU64,
 }
 
 /// Something that must not be.
@@ -131,6 +133,16 @@ impl Attempt {
     pub fn last_heard_by(&self, at: DateTime<Utc>) -> DateTime<Utc> {
         let heard = self.heard.iter().filter(|(_, answered)| *answered < at);
         heard.map(|(sent, _)| *sent).max().unwrap_or(self.started)
+    }
+
+    /// Notes that its time was up then, if nobody had ended it by then.
+    pub fn time_was_up(&mut self, at: DateTime<Utc>) {
+        if let Some(doomed) = self.doomed.as_mut().filter(|doomed| doomed.at > at) {
+            *doomed = Doomed {
+                at,
+                acknowledged: Some(at),
+            };
+        }
     }
 
     /// Notes that a message was sent that ends the attempt, and when it was acknowledged.

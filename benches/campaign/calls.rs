@@ -1,5 +1,6 @@
 //! Calls of a workflow and an operator: to replicas that come and go, and to the simulated vendors.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,7 @@ pub const OPERATOR: &str = "operator-token-of-the-campaign";
 pub const TAG: &str = "tag:agent";
 
 /// How long one answer is waited for, as a workflow's `curl` would.
-const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
+pub const ANSWER_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a message is repeated, while nothing is broken for nearly as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -49,6 +50,8 @@ pub struct Caller {
     tailscale: String,
     hcloud_token: String,
     tailscale_key: String,
+    /// How many calls had no answer for [`ANSWER_PATIENCE`].
+    pub unanswered: Arc<AtomicU64>,
 }
 
 impl Caller {
@@ -62,6 +65,7 @@ impl Caller {
             tailscale: sim.tailscale_url(),
             hcloud_token: options.hcloud_token,
             tailscale_key: options.tailscale_api_key,
+            unanswered: Arc::default(),
         })
     }
 
@@ -128,15 +132,16 @@ impl Caller {
             let base = self.any(rng);
             let told = match (&base, delivery) {
                 (None, _) => None,
-                (Some(base), Delivery::Certain) => answer(request(base)).await,
+                (Some(base), Delivery::Certain) => self.answer(request(base)).await,
                 (Some(base), Delivery::Twice) => {
                     let other = self.any(rng).unwrap_or_else(|| base.clone());
-                    let both = tokio::join!(answer(request(base)), answer(request(&other)));
+                    let both =
+                        tokio::join!(self.answer(request(base)), self.answer(request(&other)));
                     both.0.or(both.1)
                 }
                 (Some(base), Delivery::Hasty(ms)) => {
                     let hung_up = Duration::from_millis(ms);
-                    let heard = tokio::time::timeout(hung_up, answer(request(base))).await;
+                    let heard = tokio::time::timeout(hung_up, self.answer(request(base))).await;
                     return (heard.ok().flatten().unwrap_or(Told::Unknown), 0);
                 }
             };
@@ -151,6 +156,10 @@ impl Caller {
             let pause = rng.random_range(50..400);
             tokio::time::sleep(Duration::from_millis(pause)).await;
         }
+    }
+
+    async fn answer(&self, request: reqwest::RequestBuilder) -> Option<Told> {
+        answer(request, &self.unanswered).await
     }
 
     fn any(&self, rng: &mut StdRng) -> Option<String> {
@@ -227,8 +236,12 @@ impl Caller {
 }
 
 /// `None`: nothing that the sender could go by, so it is sent again.
-async fn answer(request: reqwest::RequestBuilder) -> Option<Told> {
-    let response = request.timeout(ANSWER_PATIENCE).send().await.ok()?;
+async fn answer(request: reqwest::RequestBuilder, unanswered: &AtomicU64) -> Option<Told> {
+    let sent = request.timeout(ANSWER_PATIENCE).send().await;
+    if sent.as_ref().is_err_and(reqwest::Error::is_timeout) {
+        unanswered.fetch_add(1, Ordering::Relaxed);
+    }
+    let response = sent.ok()?;
     let status = response.status().as_u16();
     let text = response.text().await.ok()?;
     let body: Value = serde_json::from_str(&text).unwrap_or(Value::Null);

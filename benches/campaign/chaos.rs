@@ -61,6 +61,7 @@ pub async fn kill(
         while book.begun.load(Ordering::Relaxed) < due {
             sleep(Duration::from_millis(20)).await;
         }
+        site.resume_if_held(troubles, &book.holds).await?;
         // Some moment of what is under way.
         sleep(Duration::from_millis(rng.random_range(0..150))).await;
         let killer = Killer {

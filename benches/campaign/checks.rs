@@ -32,6 +32,16 @@ pub struct Shown {
     pub events: Vec<Value>,
 }
 
+impl Shown {
+    /// When which attempt was failed for its time.
+    pub fn times_up(&self) -> Vec<(i64, DateTime<Utc>)> {
+        let deadlines = self.events.iter().filter(|it| it["kind"] == "deadline");
+        deadlines
+            .filter_map(|it| Some((it["attempt"].as_i64()?, time(&it["at"])?)))
+            .collect()
+    }
+}
+
 /// All that is checked.
 pub struct Checks<'a> {
     pub vendors: &'a Vendors,

@@ -130,7 +130,7 @@ async fn main() -> anyhow::Result<ExitCode> {
         began.elapsed().as_secs_f64()
     );
 
-    let settled = verdict::wait_until_settled(&site, &book).await;
+    let settled = verdict::wait_until_settled(&site, &book, &troubles).await;
     over.cancel();
     progress.await?;
     if let Err(error) = settled {

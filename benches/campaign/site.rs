@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,12 +15,15 @@ use backstop::domain::overdue::Patience;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::sim::{Sim, SimOptions};
 use backstop::sweep::periodic;
+use chrono::{DateTime, Utc};
 use sqlx::postgres::PgPool;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
+use crate::book::now;
 use crate::calls::{Addresses, OPERATOR, SECRET};
+use crate::troubles::{Troubles, Whose};
 
 /// How long the program may take to start, to stop when told to, and the database to come back.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -220,6 +224,34 @@ impl Site {
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }
+    }
+
+    /// After an outage that was longer than a provision may take the service holds. An operator, who
+    /// knows that it is the database that it was, lets it go on.
+    pub async fn resume_if_held(
+        &self,
+        troubles: &Troubles,
+        holds: &AtomicU64,
+    ) -> anyhow::Result<()> {
+        let held: Option<(DateTime<Utc>, String)> = sqlx::query_as(
+            "select held_since, held_because from hearing where held_since is not null",
+        )
+        .fetch_optional(&self.pool)
+        .await?;
+        let Some((since, reason)) = held else {
+            return Ok(());
+        };
+        if reason != "long_gap" {
+            bail!("it holds, because of {reason}");
+        }
+        let resumed = self.command(&["resume"]).output().await?;
+        if !resumed.status.success() {
+            bail!("resume: {}", String::from_utf8_lossy(&resumed.stderr));
+        }
+        holds.fetch_add(1, Ordering::Relaxed);
+        let heard = now() + CEILING.after_silence_of_ours() + CEILING.reported();
+        troubles.note(since, heard, Whose::Unreported);
+        Ok(())
     }
 
     /// What the replicas logged that no kill explains: panics.

@@ -15,7 +15,7 @@ use uuid::Uuid;
 
 use crate::ages::{maker, measure};
 use crate::book::{Book, Record, Violation, now};
-use crate::calls::OPERATOR;
+use crate::calls::{ANSWER_PATIENCE, OPERATOR};
 use crate::chaos::Tally;
 use crate::checks::{Checks, Shown, Vendors};
 use crate::driver::Stage;
@@ -44,7 +44,11 @@ pub fn progress(began: Instant, book: &Book, tally: &Tally, sim: &Sim) {
 }
 
 /// Waits until nothing is waited for and nothing is left that nobody needs.
-pub async fn wait_until_settled(site: &Site, book: &Book) -> anyhow::Result<()> {
+pub async fn wait_until_settled(
+    site: &Site,
+    book: &Book,
+    troubles: &Troubles,
+) -> anyhow::Result<()> {
     let latest = book
         .records()
         .values()
@@ -53,6 +57,7 @@ pub async fn wait_until_settled(site: &Site, book: &Book) -> anyhow::Result<()> 
     let patience = CEILING.after_a_crash() * 2 + CEILING.late() * 2 + CEILING.unreported() * 2;
     let until = Instant::now() + patience;
     loop {
+        site.resume_if_held(troubles, &book.holds).await?;
         let (unsettled, live): (i64, i64) = sqlx::query_as(
             "select (select count(*) from steps where settled_at is null),
                     (select count(*) from provisions where status in ('queued', 'provisioning'))",
@@ -97,8 +102,16 @@ pub async fn pass(
     began: Instant,
 ) -> anyhow::Result<bool> {
     let book = &stage.book;
-    let records = book.records();
+    let mut records = book.records();
     let shown = ask_all(site, &records).await?;
+    for (id, record) in &mut records {
+        for (number, at) in shown.get(id).map(Shown::times_up).unwrap_or_default() {
+            let attempt = record.attempts.iter_mut().find(|it| it.number == number);
+            if let Some(attempt) = attempt {
+                attempt.time_was_up(at);
+            }
+        }
+    }
     let vendors = Vendors::new(stage.sim.lives(), stage.sim.history());
     let troubles = troubles.all();
     let checks = Checks {
@@ -127,14 +140,16 @@ pub async fn pass(
     );
     println!(
         "  {} provisions, {running} of them in use; {} callbacks, {acknowledged} acknowledged, {} \
-         sent again for want of an answer",
+         sent again for want of an answer, {} of them after {} s without any",
         records.len(),
         read(&book.callbacks),
         read(&book.repeated),
+        read(&stage.caller.unanswered),
+        ANSWER_PATIENCE.as_secs(),
     );
     println!(
         "  {} kills: replicas {}, Postgres {}, one of its processes {}; {} orderly stops; {} bouts \
-         of vendors' faults with {} faults",
+         of vendors' faults with {} faults; held {} times",
         tally.kills(),
         read(&tally.replicas),
         read(&tally.postgres),
@@ -142,6 +157,7 @@ pub async fn pass(
         read(&tally.stops),
         read(&tally.bouts),
         read(&tally.faults),
+        read(&book.holds),
     );
     println!(
         "  vendors: {} requests; {} things of ours made; {} foreign ones",
