@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sqlx::PgPool;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -15,26 +16,29 @@ use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
 use crate::http::{Api, router};
 use crate::metrics::Metrics;
+use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
+use crate::providers::Webhook;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
-use crate::store::{connect, controller_id, migrate, too_old};
+use crate::store::notices::Subscriber;
+use crate::store::{Pool, connect, controller_id, migrate, too_old};
 use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
 
-/// How long steps in hand get when we stop. What is not done by then is done again after the next
-/// start.
+/// How long answers and steps in hand get when we stop. What is not done by then is done again
+/// after the next start.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// How long callers get to send what they began and to take their answers.
-const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last answers get to be sent, and to be asked for by what had just come in.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The database, ours or somebody else's.
 pub struct OpenDatabase {
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// The private server, if it is ours.
     private: Option<PrivatePostgres>,
 }
@@ -102,6 +106,7 @@ pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
     http: JoinHandle<std::io::Result<()>>,
+    calls: TaskTracker,
     heart: JoinHandle<Ended>,
     tracker: TaskTracker,
     intake: CancellationToken,
@@ -129,6 +134,8 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
+        let stuck_after = config.rollback.stuck_after;
+        let subscriber = subscriber(config.webhook, stuck_after, pool, &tracker, &work);
         let vendors = Vendors {
             hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
@@ -146,7 +153,7 @@ impl App {
                 controller,
                 work.clone(),
             );
-            tracker.spawn(worker.run(tracker.clone()));
+            tracker.spawn(worker.telling(subscriber).run(tracker.clone()));
         }
         let dispatches = config.github.is_some();
         let outbox = config.github.map(|github| {
@@ -174,7 +181,8 @@ impl App {
             vendors,
             Budgets::new(pool, config.rollback.rate_reserve),
             work.clone(),
-        );
+        )
+        .telling(subscriber);
         let api = Api {
             pool: pool.clone(),
             changes,
@@ -185,16 +193,13 @@ impl App {
             dispatches,
             managed,
             provision_timeout: config.provision_timeout,
-            stuck_after: config.rollback.stuck_after,
+            stuck_after,
             metrics,
             counted: Arc::default(),
             stop: intake.clone(),
         };
-        let http = tokio::spawn(
-            axum::serve(listener, router(api))
-                .with_graceful_shutdown(intake.clone().cancelled_owned())
-                .into_future(),
-        );
+        let calls = TaskTracker::new();
+        let http = serve(listener, api, calls.clone(), intake.clone());
         // Only now can callbacks be heard; and only once that is known may one be missed.
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
@@ -209,6 +214,7 @@ impl App {
             address,
             database,
             http,
+            calls,
             heart,
             tracker,
             intake,
@@ -224,7 +230,7 @@ impl App {
 
     /// The database's connections.
     #[must_use]
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &Pool {
         &self.database.pool
     }
 
@@ -266,18 +272,18 @@ impl App {
     pub async fn stop(self) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.intake.cancel();
+        // Not after the last answer: a caller who is slow must not take the steps' time.
         self.work.cancel();
+        self.calls.close();
         self.tracker.close();
-        // Side by side: a caller that hangs must not keep steps from being given back.
-        let (answered, done, _) = tokio::join!(
-            tokio::time::timeout(CALLERS_PATIENCE, self.http),
-            tokio::time::timeout(STOP_PATIENCE, self.tracker.wait()),
-            tokio::time::timeout(CALLERS_PATIENCE, self.heart),
-        );
-        if answered.is_err() {
-            tracing::warn!("stopping although a caller still sends or reads");
-        }
-        if done.is_err() {
+        let in_hand = async {
+            tokio::join!(
+                answered(self.http, &self.calls),
+                self.tracker.wait(),
+                self.heart
+            )
+        };
+        if tokio::time::timeout(STOP_PATIENCE, in_hand).await.is_err() {
             tracing::warn!("stopping with work in hand; it is taken up again at the next start");
         }
         self.database.close().await
@@ -291,4 +297,54 @@ fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
     [Some(Hands::Hetzner(vendors.hetzner.clone())), tailscale]
         .into_iter()
         .flatten()
+}
+
+/// Who is told what happens; starts telling them.
+fn subscriber(
+    webhook: Option<Webhook>,
+    stuck_after: Duration,
+    pool: &Pool,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Subscriber {
+    let Some(webhook) = webhook else {
+        return Subscriber::Nobody;
+    };
+    let notifier = Notifier::new(pool.clone(), webhook, stuck_after, stop.clone());
+    tracker.spawn(notifier.run());
+    Subscriber::Webhook
+}
+
+/// Serves calls until the intake is closed. Each is in `calls` until it is answered.
+fn serve(
+    listener: TcpListener,
+    api: Api,
+    calls: TaskTracker,
+    intake: CancellationToken,
+) -> JoinHandle<std::io::Result<()>> {
+    let tracked = move |request: Request, next: Next| calls.track_future(next.run(request));
+    let router = router(api).layer(middleware::from_fn(tracked));
+    tokio::spawn(
+        axum::serve(listener, router)
+            .with_graceful_shutdown(intake.cancelled_owned())
+            .into_future(),
+    )
+}
+
+/// Waits until every call is answered. Connections on which nothing is asked close by themselves;
+/// those on which a question never ends are not waited for.
+async fn answered(http: JoinHandle<std::io::Result<()>>, calls: &TaskTracker) {
+    let no_more = async {
+        loop {
+            calls.wait().await;
+            tokio::time::sleep(LAST_WORDS).await;
+            if calls.is_empty() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        _ = http => {}
+        () = no_more => {}
+    }
 }

@@ -21,7 +21,7 @@ use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
-use crate::providers::{GitHub, Hetzner, Tailscale};
+use crate::providers::{GitHub, Hetzner, Tailscale, Webhook};
 use crate::rollback::worker;
 use crate::sweep::periodic;
 use crate::watch;
@@ -122,6 +122,24 @@ pub struct Settings {
     )]
     pub operator_token: Option<SecretString>,
 
+    /// Where it is told what settles, gets stuck or is found, as a Standard Webhook
+    #[arg(
+        long,
+        env = "BACKSTOP_WEBHOOK_URL",
+        value_name = "BACKSTOP_WEBHOOK_URL",
+        hide_env_values = true
+    )]
+    pub webhook_url: Option<SecretString>,
+
+    /// Its secret, `whsec_…`
+    #[arg(
+        long,
+        env = "BACKSTOP_WEBHOOK_SECRET",
+        value_name = "BACKSTOP_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    pub webhook_secret: Option<SecretString>,
+
     /// From `started`, or creation, to a terminal callback
     #[arg(long, env = "BACKSTOP_PROVISION_TIMEOUT", value_name = "BACKSTOP_PROVISION_TIMEOUT",
           default_value = "30m", value_parser = duration)]
@@ -190,6 +208,8 @@ pub struct Config {
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
     pub tokens: Tokens,
+    /// Where operators listen.
+    pub webhook: Option<Webhook>,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
     /// How steps are carried out.
@@ -251,6 +271,7 @@ impl Settings {
         let error = |text: &str| ConfigError(text.to_owned());
         let (hetzner, tailscale) = self.vendors.check()?;
         let github = self.github.check()?;
+        let webhook = self.webhook()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
             .map(|secrets| {
@@ -304,6 +325,7 @@ impl Settings {
             github,
             proof,
             tokens,
+            webhook,
             provision_timeout: self.provision_timeout,
             rollback: worker::Settings {
                 retry: Backoff {
@@ -328,6 +350,25 @@ impl Settings {
                 pulse_every: patience.longest_breath() / 3,
             },
         })
+    }
+
+    fn webhook(&self) -> Result<Option<Webhook>, ConfigError> {
+        let error = |text: &str| Err(ConfigError(text.to_owned()));
+        match (
+            given(self.webhook_url.as_ref()),
+            given(self.webhook_secret.as_ref()),
+        ) {
+            (None, None) => Ok(None),
+            (Some(url), Some(secret)) => Webhook::new(url, secret)
+                .map(Some)
+                .map_err(|e| ConfigError(e.to_string())),
+            (Some(_), None) => {
+                error("BACKSTOP_WEBHOOK_URL is set and BACKSTOP_WEBHOOK_SECRET is not")
+            }
+            (None, Some(_)) => {
+                error("BACKSTOP_WEBHOOK_SECRET is set and BACKSTOP_WEBHOOK_URL is not")
+            }
+        }
     }
 
     /// Without a slash at its end, so that one URL has one spelling.

@@ -87,8 +87,7 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let default_filter = match arguments.command {
         // Its own words are what it is for.
@@ -103,7 +102,15 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    match run(arguments.command).await {
+    let ended = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let ended = runtime.block_on(run(arguments.command));
+            // Not dropped: that waits for a resolver that does not answer, as long as it takes.
+            runtime.shutdown_background();
+            ended
+        });
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("backstop: {}", sentence(&error));

@@ -207,3 +207,16 @@ fn http_clients_are_built_in_one_place() {
         );
     }
 }
+
+/// What comes back to sqlx's own pool comes back without a bound.
+#[test]
+fn connections_are_lent_by_store_only() {
+    for (path, text) in sources("src") {
+        let may = path.iter().any(|part| part == "store");
+        assert!(
+            may || code(&text).all(|line| !line.contains("PgPool")),
+            "{}",
+            path.display()
+        );
+    }
+}

@@ -151,6 +151,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             read: None,
             operator: Some(OPERATOR_TOKEN.into()),
         },
+        webhook: None,
         provision_timeout: PATIENCE.provision_timeout,
         rollback: worker::Settings {
             retry: Backoff {

@@ -25,7 +25,6 @@ use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -35,6 +34,7 @@ use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use crate::store::{Pool, in_time};
 use metrics::Counted;
 use problem::Problem;
 use proof::ProofOfCaller;
@@ -44,7 +44,7 @@ use tokens::Tokens;
 #[derive(Clone)]
 pub struct Api {
     /// The database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Announces and hears that the ledger changed.
     pub changes: Changes,
     /// Settles who sends a callback.
@@ -76,10 +76,6 @@ pub fn router(api: Api) -> Router {
     let metrics = api.metrics.clone();
     Router::new()
         .route(
-            "/v1/provisions/{id}/callbacks/{kind}",
-            post(callbacks::receive),
-        )
-        .route(
             "/v1/provisions",
             get(provisions::list).post(provisions::create),
         )
@@ -92,10 +88,22 @@ pub fn router(api: Api) -> Router {
         .route("/v1/orphans", get(orphans::list))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
+        .layer(middleware::from_fn(answer_in_time))
+        // After that layer, for each bounds what it asks of the database by itself: a caller may ask
+        // to wait, and there are metrics without a database.
+        .route(
+            "/v1/provisions/{id}/callbacks/{kind}",
+            post(callbacks::receive),
+        )
         .route("/metrics", get(metrics::show))
         .with_state(api)
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn_with_state(metrics, identify))
+}
+
+/// Answers 503 when the database leaves a call without an answer.
+async fn answer_in_time(request: Request, next: Next) -> Result<Response, Problem> {
+    in_time(async { Ok(next.run(request).await) }).await
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

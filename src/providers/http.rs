@@ -84,7 +84,7 @@ impl Http {
                 "{setting} must be an http or https URL without user, query or fragment"
             )));
         }
-        let client = client(vendor, &base, timeouts)?;
+        let client = client(vendor.as_str(), &base, timeouts)?;
         Ok(Self {
             vendor,
             setting,
@@ -100,7 +100,7 @@ impl Http {
     }
 
     pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), SetupError> {
-        self.client = client(self.vendor, &self.base, timeouts)?;
+        self.client = client(self.vendor.as_str(), &self.base, timeouts)?;
         self.timeouts = timeouts;
         Ok(())
     }
@@ -172,7 +172,11 @@ impl Http {
     clippy::disallowed_methods,
     reason = "the one place that builds clients"
 )]
-fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Client, SetupError> {
+pub(super) fn client(
+    whose: &str,
+    base: &Url,
+    timeouts: Timeouts,
+) -> Result<reqwest::Client, SetupError> {
     let mut client = reqwest::Client::builder()
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.request)
@@ -184,7 +188,7 @@ fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Cli
     }
     client.build().map_err(|error| {
         let cause = innermost(&error);
-        SetupError(format!("no HTTP client for {vendor}: {cause}"))
+        SetupError(format!("no HTTP client for {whose}: {cause}"))
     })
 }
 
@@ -356,7 +360,8 @@ async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-fn no_answer(error: &reqwest::Error) -> String {
+/// Why there was none, in words that do not show the address.
+pub(super) fn no_answer(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

@@ -218,6 +218,13 @@ impl Server {
         .unwrap()
     }
 
+    /// Waits for it to end by itself, which must come soon; how it ended.
+    pub fn ends(&mut self) -> Option<i32> {
+        tokio::task::block_in_place(|| wait(&mut self.child.0, PATIENCE))
+            .expect("it ends by itself")
+            .code()
+    }
+
     /// What it logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(&self.stderr).unwrap()

@@ -11,7 +11,11 @@ mod budget;
 mod child;
 mod commands;
 mod kills;
+#[expect(dead_code, reason = "shared with the tests of an absent database")]
+#[path = "../database_away/proxy.rs"]
+mod proxy;
 mod restored;
 mod settings;
+mod stops;
 mod sweep;
 mod workflows;

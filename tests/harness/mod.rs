@@ -29,7 +29,7 @@ use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client};
+use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, Webhook, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
@@ -40,7 +40,6 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, ConnectOptions};
-use standardwebhooks::Webhook;
 use uuid::Uuid;
 
 pub const SECRET: &str = "whsec_dGVzdC1zZWNyZXQtb25lLXRlc3Qtc2VjcmV0LW9uZQ==";
@@ -129,6 +128,10 @@ pub struct Options {
     pub sweep_mandate: Mandate,
     pub heartbeat_timeout: Duration,
     pub public_url: Option<String>,
+    /// Of real time, which is not moved.
+    pub pulse_every: Duration,
+    /// Where operators listen.
+    pub webhook: Option<String>,
 }
 
 impl Default for Options {
@@ -152,6 +155,8 @@ impl Default for Options {
             sweep_mandate: Mandate::Reopen,
             heartbeat_timeout: Duration::from_secs(300),
             public_url: None,
+            pulse_every: Duration::from_millis(50),
+            webhook: None,
         }
     }
 }
@@ -159,7 +164,7 @@ impl Default for Options {
 /// A running service with its vendors and its database.
 pub struct Service {
     pub app: App,
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     options: Options,
@@ -210,6 +215,10 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             read: Some(READER.into()),
             operator: Some(OPERATOR.into()),
         },
+        webhook: options
+            .webhook
+            .clone()
+            .map(|url| Webhook::new(&url.into(), &SECRET.into()).unwrap()),
         provision_timeout: options.provision_timeout,
         rollback: worker::Settings {
             retry: options.retry,
@@ -227,8 +236,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
                 provision_timeout: options.provision_timeout,
             },
             public_url: options.public_url.clone(),
-            // Of real time, which is not moved.
-            pulse_every: Duration::from_millis(50),
+            pulse_every: options.pulse_every,
         },
     }
 }
@@ -267,18 +275,26 @@ impl Service {
     /// With a configuration that no option gives.
     pub async fn start_changed(options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
-        let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
-        Self::start_as(database, sim, options, change).await
+        Self::start_as(database, new_sim(&options), options, change).await
+    }
+
+    /// On this database, with vendors of its own.
+    pub async fn start_at(options: Options, database: PgConnectOptions) -> Self {
+        Self::start_on(database, new_sim(&options), options).await
     }
 
     /// On a database that is there, with vendors that are there.
-    pub async fn start_on(database: PgConnectOptions, sim: Sim, options: Options) -> Self {
-        Self::start_as(database, sim, options, |_| {}).await
+    pub async fn start_on(
+        database: PgConnectOptions,
+        sim: impl Into<Arc<Sim>>,
+        options: Options,
+    ) -> Self {
+        Self::start_as(database, sim.into(), options, |_| {}).await
     }
 
     async fn start_as(
         database: PgConnectOptions,
-        sim: Sim,
+        sim: Arc<Sim>,
         options: Options,
         change: impl FnOnce(&mut Config),
     ) -> Self {
@@ -289,7 +305,7 @@ impl Service {
             .await
             .unwrap();
         let service = Self {
-            pool: app.pool().clone(),
+            pool: app.pool().unbounded().clone(),
             app,
             sim,
             database,
@@ -501,7 +517,7 @@ impl Service {
         let pool = store::connect(self.database.clone(), 2).await.unwrap();
         Stopped {
             sim: self.sim,
-            pool,
+            pool: pool.unbounded().clone(),
             database: self.database,
             options: self.options,
         }
@@ -525,7 +541,7 @@ impl Service {
 
     pub async fn end_sweep(&self, begun: Sweep, mandate: Mandate) -> Findings {
         let vendors = self.vendors().await;
-        let swept = backstop::sweep::sweep(&self.pool, &vendors, &begun, mandate);
+        let swept = backstop::sweep::sweep(self.app.pool(), &vendors, &begun, mandate);
         let findings = swept.await.unwrap().findings;
         self.advance(Duration::ZERO).await;
         findings
@@ -560,6 +576,10 @@ impl Service {
     }
 }
 
+fn new_sim(options: &Options) -> Arc<Sim> {
+    Arc::new(Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap())
+}
+
 /// The vendors, as a sweep for this database reaches them.
 pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Vendors {
     let config = config(options, database, sim);
@@ -577,7 +597,7 @@ pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) 
 
 /// A service that was stopped.
 pub struct Stopped {
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     pub options: Options,
@@ -662,7 +682,7 @@ pub fn sign(secret: &str, message_id: &str, body: &str) -> (i64, String) {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     let at = i64::try_from(at.as_secs()).unwrap();
-    let signer = Webhook::new(secret).unwrap();
+    let signer = standardwebhooks::Webhook::new(secret).unwrap();
     (at, signer.sign(message_id, at, body.as_bytes()).unwrap())
 }
 
