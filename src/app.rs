@@ -27,6 +27,7 @@ use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
+use crate::witness::asker::Asker;
 
 /// How long answers and steps in hand get when we stop. What is not done by then is done again
 /// after the next start.
@@ -118,6 +119,10 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what to do.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the parts, in the order in which they begin"
+    )]
     pub async fn start(config: Config, durability: Durability) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(config.listen)
             .await
@@ -155,8 +160,12 @@ impl App {
             );
             tracker.spawn(worker.telling(subscriber).run(tracker.clone()));
         }
-        let dispatches = config.github.is_some();
-        let outbox = config.github.map(|github| {
+        let managed = vendors.managed();
+        let github = config
+            .github
+            .map(|github| Arc::new(github.counted_in(&metrics)));
+        let dispatches = github.is_some();
+        let outbox = github.clone().map(|github| {
             Dispatcher::new(
                 pool.clone(),
                 changes.clone(),
@@ -165,8 +174,17 @@ impl App {
                 work.clone(),
             )
         });
-
-        let managed = vendors.managed();
+        let asker = github.map(|github| {
+            Asker::new(
+                pool.clone(),
+                changes.clone(),
+                metrics.clone(),
+                config.watch.patience,
+                github,
+                managed,
+                work.clone(),
+            )
+        });
         let watcher = Watcher::new(
             pool.clone(),
             changes.clone(),
@@ -188,6 +206,7 @@ impl App {
             changes,
             proof: Arc::new(config.proof),
             tokens: Arc::new(config.tokens),
+            webhooks: config.webhooks.map(Arc::new),
             controller,
             tailscale_tag: tag,
             dispatches,
@@ -206,6 +225,9 @@ impl App {
         let heart = tokio::spawn(heart.run(begun.clone()));
         tracker.spawn(watcher.run(begun.clone()));
         tracker.spawn(sweeper.run(begun.clone()));
+        if let Some(asker) = asker {
+            tracker.spawn(asker.run(begun.clone()));
+        }
         if let Some(outbox) = outbox {
             tracker.spawn(outbox.run(tracker.clone(), begun));
         }

@@ -19,6 +19,7 @@ use crate::domain::backoff::Backoff;
 use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
+use crate::http::github::Webhooks;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::providers::{GitHub, Hetzner, Tailscale, Webhook};
@@ -202,8 +203,10 @@ pub struct Config {
     pub hetzner: Hetzner,
     /// The tailnet, and the tag that makes a device ours. `None`: no key and device steps.
     pub tailscale: Option<(Tailscale, String)>,
-    /// The workflow that is dispatched for a provision. `None`: none is.
+    /// The workflow that is dispatched for a provision, and whose runs are looked at. `None`: none.
     pub github: Option<GitHub>,
+    /// Settles which webhooks are GitHub's. `None`: none are taken.
+    pub webhooks: Option<Webhooks>,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
@@ -272,6 +275,7 @@ impl Settings {
         let (hetzner, tailscale) = self.vendors.check()?;
         let github = self.github.check()?;
         let webhook = self.webhook()?;
+        let webhooks = self.github.check_webhooks()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
             .map(|secrets| {
@@ -323,6 +327,7 @@ impl Settings {
             hetzner,
             tailscale,
             github,
+            webhooks,
             proof,
             tokens,
             webhook,

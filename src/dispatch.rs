@@ -46,7 +46,7 @@ pub struct Dispatcher {
     pool: Pool,
     changes: Changes,
     retry: Backoff,
-    github: GitHub,
+    github: Arc<GitHub>,
     stop: CancellationToken,
 }
 
@@ -57,7 +57,7 @@ impl Dispatcher {
         pool: Pool,
         changes: Changes,
         retry: Backoff,
-        github: GitHub,
+        github: Arc<GitHub>,
         stop: CancellationToken,
     ) -> Self {
         Self {

@@ -17,6 +17,7 @@
 //! - [`dispatch`]: sends the workflows that the outbox has.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
 //! - [`notices`]: tells the operators' webhook what settled, got stuck or was found.
+//! - [`witness`]: what GitHub says of a run, asked or sent.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
 //!   sent, shared by all replicas. [`ceiling`]: how old an orphan can get.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
@@ -46,3 +47,4 @@ pub mod sim;
 pub mod store;
 pub mod sweep;
 pub mod watch;
+pub mod witness;

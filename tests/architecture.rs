@@ -59,6 +59,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::sim",
         "crate::store",
         "crate::sweep",
+        "crate::witness",
         "sqlx",
         "reqwest",
         "tokio",
@@ -77,6 +78,7 @@ fn http_calls_no_vendor_and_no_worker() {
             "crate::budget",
             "rollback::worker",
             "crate::dispatch",
+            "witness::asker",
             "crate::sim",
             "reqwest",
         ],
@@ -127,12 +129,21 @@ fn watch_calls_no_vendor_and_knows_no_http_of_ours() {
 }
 
 #[test]
+fn the_witness_deletes_nothing_and_knows_no_http_of_ours() {
+    nothing_below(
+        "src/witness",
+        &["crate::http", "crate::sim", "rollback::worker", "axum"],
+    );
+}
+
+#[test]
 fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",
         "crate::rollback",
         "crate::sweep",
         "crate::dispatch",
+        "crate::witness",
         "crate::app",
         "crate::sim",
         "crate::demo",

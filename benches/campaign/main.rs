@@ -10,8 +10,9 @@
 //! not so is printed with the seed and the provision's history, and the exit code is 1. The seed draws
 //! what is done; the moments are the machine's.
 //!
-//! In reading order: `plan` draws a script for each provision, `driver` plays it with `calls`, `book`
-//! keeps what was acknowledged; `site` is what runs, `chaos` kills it; `checks` and `ages` judge.
+//! In reading order: `plan` draws a script for each provision, `driver` plays it, `messages` and `calls`
+//! are what is said, `book` keeps what was acknowledged; `site` is what runs, `chaos` kills it,
+//! `troubles` keeps what was broken and when; `checks` and `ages` judge, `verdict` says it.
 
 mod ages;
 mod book;
@@ -20,6 +21,7 @@ mod chaos;
 mod checks;
 mod driver;
 mod foreign;
+mod messages;
 mod plan;
 mod site;
 mod troubles;
@@ -31,9 +33,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -66,6 +70,9 @@ struct Arguments {
     /// How many workflows are at work at once, at most
     #[arg(long, default_value_t = 64)]
     at_once: u32,
+    /// How long it may take in all, in minutes
+    #[arg(long, default_value_t = 45)]
+    minutes: u64,
     /// The program that is run
     #[arg(long, default_value = env!("CARGO_BIN_EXE_backstop"))]
     program: PathBuf,
@@ -77,6 +84,17 @@ struct Arguments {
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    let at_most = Duration::from_secs(60 * arguments.minutes);
+    let mut terminated = signal(SignalKind::terminate())?;
+    // Whatever ends it, what was started ends with it.
+    tokio::select! {
+        ended = timeout(at_most, Box::pin(run(arguments))) => ended.context("it took too long")?,
+        _ = terminated.recv() => bail!("told to stop"),
+        _ = tokio::signal::ctrl_c() => bail!("told to stop"),
+    }
+}
+
+async fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     let seed = arguments.seed.unwrap_or_else(rand::random);
     println!(
         "campaign of seed {seed}: {} provisions, {} kills, {} replicas",

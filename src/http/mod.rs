@@ -1,6 +1,7 @@
 //! The HTTP API: what comes in is checked, decided and committed here, and what is there is shown.
 //!
-//! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
+//! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates. [`github`]: what GitHub
+//!   sends.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //!
@@ -8,6 +9,7 @@
 
 mod body;
 mod callbacks;
+pub mod github;
 mod health;
 pub mod metrics;
 mod orphans;
@@ -35,6 +37,7 @@ use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
 use crate::store::{Pool, in_time};
+use github::Webhooks;
 use metrics::Counted;
 use problem::Problem;
 use proof::ProofOfCaller;
@@ -51,13 +54,16 @@ pub struct Api {
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
     pub tokens: Arc<Tokens>,
+    /// Settles what is GitHub's; `None`: no webhooks are taken.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// Who this database is to the vendors.
     pub controller: ControllerId,
     /// The tag that makes a device ours; `None` without Tailscale.
     pub tailscale_tag: Option<String>,
     /// The kinds of thing that this installation can delete.
     pub managed: &'static [Resource],
-    /// Whether a provision that is asked for has its workflow dispatched.
+    /// Whether a provision that is asked for has its workflow dispatched, and GitHub is asked about
+    /// runs.
     pub dispatches: bool,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
@@ -86,6 +92,7 @@ pub fn router(api: Api) -> Router {
         .route("/v1/provisions/{id}/events", get(provisions::events))
         .route("/v1/provisions/{id}/rollback", post(provisions::retry))
         .route("/v1/orphans", get(orphans::list))
+        .route("/v1/github/webhook", post(github::receive))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .layer(middleware::from_fn(answer_in_time))

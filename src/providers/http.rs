@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
-use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -265,6 +265,12 @@ impl Call<'_> {
 
     pub(super) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.request = self.request.header(name, value);
+        self
+    }
+
+    /// Asks for an answer only if it is another than the one with this tag.
+    pub(super) fn if_none_match(mut self, etag: &str) -> Self {
+        self.request = self.request.header(IF_NONE_MATCH, etag);
         self
     }
 

@@ -4,6 +4,7 @@
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`dispatches`]: claims workflows that are to be dispatched, and keeps how that went.
 //! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
+//! - [`witness`]: whom GitHub is asked about, and what it said.
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
@@ -31,6 +32,7 @@ mod rows;
 pub mod running;
 pub mod sweeps;
 pub mod views;
+pub mod witness;
 
 use std::time::Duration;
 

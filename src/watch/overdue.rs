@@ -153,9 +153,12 @@ impl Watcher {
             let Some(hearing_since) = hearing_since else {
                 return Ok(None);
             };
-            let overdue = seen
-                .provision
-                .overdue(seen.now, &self.patience, hearing_since)?;
+            let overdue = seen.provision.overdue(
+                seen.now,
+                &self.patience,
+                hearing_since,
+                seen.under_way_at,
+            )?;
             let Some(mut change) = overdue else {
                 return Ok(None);
             };

@@ -168,6 +168,18 @@ const CASES: &[Case] = &[
         ],
         "BACKSTOP_WEBHOOK_SECRET",
     ),
+    (
+        &[("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some("very-secret"))],
+        "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+    ),
+    (
+        &[
+            ("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some(SECRET_VALUE)),
+            ("GITHUB_TOKEN", None),
+            ("BACKSTOP_GITHUB_REPOSITORY", None),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
     // unparsable
     (
         &[("BACKSTOP_LISTEN", Some("everywhere"))],

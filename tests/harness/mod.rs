@@ -24,8 +24,10 @@ use backstop::domain::backoff::Backoff;
 use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
+use backstop::http::github::Webhooks;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
+use backstop::oidc;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
@@ -44,6 +46,7 @@ use uuid::Uuid;
 
 pub const SECRET: &str = "whsec_dGVzdC1zZWNyZXQtb25lLXRlc3Qtc2VjcmV0LW9uZQ==";
 pub const OLDER_SECRET: &str = "whsec_dGVzdC1zZWNyZXQtdHdvLXRlc3Qtc2VjcmV0LXR3bw==";
+pub const WEBHOOK_SECRET: &str = "a-secret-of-webhooks";
 pub const READER: &str = "reader-token";
 pub const OPERATOR: &str = "operator-token";
 pub const TAG: &str = "tag:agent";
@@ -206,6 +209,13 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             (client, TAG.to_owned())
         }),
         github: options.github.map(|timeouts| github(sim, timeouts)),
+        webhooks: Some(
+            Webhooks::new(
+                &WEBHOOK_SECRET.into(),
+                oidc::Repository::Name(sim.options().github_repository),
+            )
+            .unwrap(),
+        ),
         proof: ProofOfCaller::by_signature(&[
             SecretString::from(SECRET),
             SecretString::from(OLDER_SECRET),

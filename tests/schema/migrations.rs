@@ -16,6 +16,7 @@ fn sample(version: i64) -> Option<&'static str> {
         5 => Some(include_str!("samples/0005.sql")),
         6 => Some(include_str!("samples/0006.sql")),
         7 => Some(include_str!("samples/0007.sql")),
+        8 => Some(include_str!("samples/0008.sql")),
         _ => None,
     }
 }
