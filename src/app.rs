@@ -14,6 +14,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
+use crate::http::feed::Feed;
 use crate::http::{Api, router};
 use crate::metrics::Metrics;
 use crate::notices::Notifier;
@@ -27,6 +28,7 @@ use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
+use crate::watch::shown::keep_shown;
 use crate::witness::asker::Asker;
 
 /// How long answers and steps in hand get when we stop. What is not done by then is done again
@@ -164,7 +166,6 @@ impl App {
         let github = config
             .github
             .map(|github| Arc::new(github.counted_in(&metrics)));
-        let dispatches = github.is_some();
         let outbox = github.clone().map(|github| {
             Dispatcher::new(
                 pool.clone(),
@@ -201,15 +202,18 @@ impl App {
             work.clone(),
         )
         .telling(subscriber);
+        let stuck_after = config.rollback.stuck_after;
         let api = Api {
             pool: pool.clone(),
+            feed: follow(pool, &changes, stuck_after, &tracker, &intake),
             changes,
             proof: Arc::new(config.proof),
             tokens: Arc::new(config.tokens),
+            origins: config.origins,
             webhooks: config.webhooks.map(Arc::new),
             controller,
             tailscale_tag: tag,
-            dispatches,
+            dispatches: outbox.is_some(),
             managed,
             provision_timeout: config.provision_timeout,
             stuck_after,
@@ -310,6 +314,20 @@ impl App {
         }
         self.database.close().await
     }
+}
+
+/// What the stream tells, until `stop` is cancelled.
+fn follow(
+    pool: &Pool,
+    changes: &Changes,
+    stuck_after: Duration,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Feed {
+    let feed = Feed::new(pool.clone(), changes.clone(), stuck_after);
+    tracker.spawn(feed.clone().follow(stop.clone()));
+    tracker.spawn(keep_shown(pool.clone(), stuck_after, stop.clone()));
+    feed
 }
 
 /// One for each vendor that there is.

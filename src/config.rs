@@ -19,6 +19,7 @@ use crate::domain::backoff::Backoff;
 use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
+use crate::http::cors::Origins;
 use crate::http::github::Webhooks;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
@@ -123,6 +124,14 @@ pub struct Settings {
     )]
     pub operator_token: Option<SecretString>,
 
+    /// Origins whose pages may call the API from a browser, comma separated
+    #[arg(
+        long,
+        env = "BACKSTOP_CORS_ORIGINS",
+        value_name = "BACKSTOP_CORS_ORIGINS"
+    )]
+    pub cors_origins: Option<String>,
+
     /// Where it is told what settles, gets stuck or is found, as a Standard Webhook
     #[arg(
         long,
@@ -211,6 +220,8 @@ pub struct Config {
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
     pub tokens: Tokens,
+    /// Pages of other origins that may call.
+    pub origins: Origins,
     /// Where operators listen.
     pub webhook: Option<Webhook>,
     /// From `started` to a terminal callback.
@@ -330,6 +341,7 @@ impl Settings {
             webhooks,
             proof,
             tokens,
+            origins: self.origins()?,
             webhook,
             provision_timeout: self.provision_timeout,
             rollback: worker::Settings {
@@ -355,6 +367,14 @@ impl Settings {
                 pulse_every: patience.longest_breath() / 3,
             },
         })
+    }
+
+    fn origins(&self) -> Result<Origins, ConfigError> {
+        given_text(self.cors_origins.as_deref())
+            .map(str::parse)
+            .transpose()
+            .map(Option::unwrap_or_default)
+            .map_err(|error| ConfigError(format!("BACKSTOP_CORS_ORIGINS: {error}")))
     }
 
     fn webhook(&self) -> Result<Option<Webhook>, ConfigError> {

@@ -22,6 +22,7 @@
 //!   sent, shared by all replicas. [`ceiling`]: how old an orphan can get.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
 //!   is counted. [`signing`]: the secrets of what comes in signed and goes out signed.
+//! - [`cli`]: `list`, `show` and `watch`, which ask a running service.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
 //!
@@ -31,6 +32,7 @@
 pub mod app;
 pub mod budget;
 pub mod ceiling;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod dispatch;

@@ -9,10 +9,12 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use backstop::app::{App, OpenDatabase};
+use backstop::cli;
 use backstop::config::{Database, DatabaseSettings, Settings, VendorSettings};
 use backstop::domain::names::ProvisionId;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::step::Resource;
+use backstop::http::openapi;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::rollback::{Retried, retry_rollback};
 use backstop::sim::{self, SimOptions};
@@ -80,6 +82,14 @@ enum Command {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+    /// List provisions, newest first, as a running service shows them
+    List(cli::List),
+    /// Show a provision with its steps and its history
+    Show(cli::Show),
+    /// Tell what changes, as it changes
+    Watch(cli::Watch),
+    /// Print the OpenAPI document
+    Openapi,
     /// Apply migrations and exit; `serve` applies them too
     Migrate {
         #[command(flatten)]
@@ -154,6 +164,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             new_controller: true,
             database,
         } => renew_controller(&database).await?,
+        Command::List(asked) => cli::list(asked).await?,
+        Command::Show(asked) => cli::show(asked).await?,
+        Command::Watch(asked) => cli::watch(asked).await?,
+        Command::Openapi => std::io::stdout().write_all(openapi::document().as_bytes())?,
         Command::Migrate { database } => {
             let database = open(&database).await?;
             database.close().await?;

@@ -18,9 +18,10 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::Connection as _;
+use utoipa::ToSchema;
 
 use super::body;
-use super::{Api, Problem};
+use super::{Api, Problem, openapi};
 use crate::domain::names::Run;
 use crate::domain::witness::{RunState, Source, Testimony};
 use crate::oidc::Repository;
@@ -108,8 +109,9 @@ fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
 }
 
 /// What became of a webhook, for whoever looks at it in GitHub's list of deliveries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
+#[schema(as = WebhookOutcome)]
 enum Outcome {
     /// Not about what we listen for.
     Ignored,
@@ -125,8 +127,10 @@ enum Outcome {
     Asking,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = WebhookReceived)]
 pub(super) struct Received {
+    /// What became of it.
     result: Outcome,
 }
 
@@ -162,7 +166,17 @@ struct JobField {
     run_attempt: i32,
 }
 
-/// `POST /v1/github/webhook`
+/// Hears how a run ended, from GitHub
+///
+/// 404 where no secret is set for it.
+#[utoipa::path(
+    post, path = "/v1/github/webhook", operation_id = "github_webhook", tag = openapi::GITHUB,
+    params(
+        ("x-github-event" = String, Header, description = "What it is about"),
+        ("x-github-delivery" = String, Header, description = "Its id; heard once"),
+    ),
+    responses((status = 200, description = "What became of it", body = Received))
+)]
 pub(super) async fn receive(
     State(api): State<Api>,
     headers: HeaderMap,

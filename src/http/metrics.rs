@@ -7,7 +7,7 @@ use axum::response::{IntoResponse, Response};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Api, Problem};
+use super::{Api, Problem, openapi};
 use crate::store::gauges::{self, Totals};
 use crate::store::{StoreError, budgets, in_time};
 
@@ -19,7 +19,14 @@ const KEPT_FOR: u32 = 50;
 #[derive(Debug, Default)]
 pub struct Counted(Mutex<Option<(Totals, Instant)>>);
 
-/// Answers also while the database does not: how often it did not is among the numbers.
+/// Shows the metrics, for Prometheus
+///
+/// Answers also while the database does not: that is among the numbers.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = openapi::READ,
+    responses((status = 200, description = "Prometheus text", body = String,
+               content_type = "text/plain"))
+)]
 pub(super) async fn show(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
     api.tokens.require_reader(&headers)?;
     let pool = api.pool.unbounded();

@@ -2,20 +2,30 @@
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates. [`github`]: what GitHub
 //!   sends.
+//! - [`openapi`]: says all this for programs; [`docs`]: for people. [`answers`]: what is answered.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
+//! - [`etag`]: what a client has already. [`cors`]: which pages may call.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
+//! - [`stream`]: tells readers what changes. [`feed`]: follows it, once for all of them.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
+mod answers;
 mod body;
 mod callbacks;
+pub mod cors;
+mod docs;
+mod etag;
+pub mod feed;
 pub mod github;
 mod health;
 pub mod metrics;
+pub mod openapi;
 mod orphans;
 mod problem;
 pub mod proof;
 mod provisions;
+mod stream;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -30,6 +40,8 @@ use axum::routing::{get, post};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::names::ControllerId;
@@ -37,6 +49,8 @@ use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
 use crate::store::{Pool, in_time};
+use cors::Origins;
+use feed::Feed;
 use github::Webhooks;
 use metrics::Counted;
 use problem::Problem;
@@ -50,10 +64,14 @@ pub struct Api {
     pub pool: Pool,
     /// Announces and hears that the ledger changed.
     pub changes: Changes,
+    /// Follows what changes of what is shown.
+    pub feed: Feed,
     /// Settles who sends a callback.
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
     pub tokens: Arc<Tokens>,
+    /// Pages of other origins that may call.
+    pub origins: Origins,
     /// Settles what is GitHub's; `None`: no webhooks are taken.
     pub webhooks: Option<Arc<Webhooks>>,
     /// Who this database is to the vendors.
@@ -77,35 +95,48 @@ pub struct Api {
     pub stop: CancellationToken,
 }
 
-/// The whole API.
-pub fn router(api: Api) -> Router {
-    let metrics = api.metrics.clone();
-    Router::new()
-        .route(
-            "/v1/provisions",
-            get(provisions::list).post(provisions::create),
-        )
-        .route(
-            "/v1/provisions/{id}",
-            get(provisions::show).delete(provisions::destroy),
-        )
-        .route("/v1/provisions/{id}/events", get(provisions::events))
-        .route("/v1/provisions/{id}/rollback", post(provisions::retry))
-        .route("/v1/orphans", get(orphans::list))
-        .route("/v1/github/webhook", post(github::receive))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
+/// Every call that the document describes, with its description.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::beginning())
+        .routes(routes!(provisions::list, provisions::create))
+        .routes(routes!(provisions::show, provisions::destroy))
+        .routes(routes!(provisions::events))
+        .routes(routes!(provisions::retry))
+        .routes(routes!(stream::stream))
+        .routes(routes!(orphans::list))
+        .routes(routes!(github::receive))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(openapi::show))
         .layer(middleware::from_fn(answer_in_time))
         // After that layer, for each bounds what it asks of the database by itself: a caller may ask
         // to wait, and there are metrics without a database.
+        .routes(routes!(callbacks::started))
+        .routes(routes!(callbacks::progress))
+        .routes(routes!(callbacks::success))
+        .routes(routes!(callbacks::failure))
+        .routes(routes!(metrics::show))
+}
+
+/// The whole API.
+pub fn router(api: Api) -> Router {
+    let metrics = api.metrics.clone();
+    let cors = api.origins.layer();
+    let router = Router::from(routes())
         .route(
             "/v1/provisions/{id}/callbacks/{kind}",
-            post(callbacks::receive),
+            post(callbacks::other),
         )
-        .route("/metrics", get(metrics::show))
+        .route("/docs", get(docs::enter))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{file}", get(docs::file))
         .with_state(api)
-        .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn_with_state(metrics, identify))
+        .layer(CatchPanicLayer::new());
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+    .layer(middleware::from_fn_with_state(metrics, identify))
 }
 
 /// Answers 503 when the database leaves a call without an answer.
@@ -137,15 +168,15 @@ async fn identify(State(metrics): State<Metrics>, request: Request, next: Next) 
     let elapsed_ms = elapsed.as_millis();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics.http_request(name(&method), route, status.as_u16(), elapsed);
-    if status.is_success() {
-        tracing::debug!(
-            http.method = %method, http.path = path, http.status = status.as_u16(),
-            request.id = ?id, elapsed_ms, "answered"
-        );
-    } else {
+    if status.is_client_error() || status.is_server_error() {
         tracing::info!(
             http.method = %method, http.path = path, http.status = status.as_u16(),
             request.id = ?id, elapsed_ms, "answered with a problem"
+        );
+    } else {
+        tracing::debug!(
+            http.method = %method, http.path = path, http.status = status.as_u16(),
+            request.id = ?id, elapsed_ms, "answered"
         );
     }
     response.headers_mut().insert(X_REQUEST_ID, id);

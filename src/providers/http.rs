@@ -72,18 +72,7 @@ impl Http {
         address: &str,
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
-        let base = Url::parse(address)
-            .map_err(|error| SetupError(format!("{setting} is not a URL: {error}")))?;
-        let plain = matches!(base.scheme(), "http" | "https")
-            && base.username().is_empty()
-            && base.password().is_none()
-            && base.query().is_none()
-            && base.fragment().is_none();
-        if !plain {
-            return Err(SetupError(format!(
-                "{setting} must be an http or https URL without user, query or fragment"
-            )));
-        }
+        let base = plain(setting, address)?;
         let client = client(vendor.as_str(), &base, timeouts)?;
         Ok(Self {
             vendor,
@@ -208,6 +197,44 @@ pub fn loopback_client() -> Result<reqwest::Client, SetupError> {
         .map_err(|error| SetupError(format!("no HTTP client: {}", innermost(&error))))
 }
 
+/// A client of the service wherever it is, without a time-out of its own, for a stream has no end.
+///
+/// # Errors
+/// When the address is no plain http(s) URL, or the machine has no usable TLS roots.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that builds clients"
+)]
+pub fn status_client(setting: &str, address: &str) -> Result<(Url, reqwest::Client), SetupError> {
+    let base = plain(setting, address)?;
+    let mut client = reqwest::Client::builder()
+        .connect_timeout(Timeouts::default().connect)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")));
+    if is_loopback(&base) {
+        client = client.no_proxy();
+    }
+    let client = client
+        .build()
+        .map_err(|error| SetupError(format!("no HTTP client: {}", innermost(&error))))?;
+    Ok((base, client))
+}
+
+fn plain(setting: &str, address: &str) -> Result<Url, SetupError> {
+    let base = Url::parse(address)
+        .map_err(|error| SetupError(format!("{setting} is not a URL: {error}")))?;
+    let plain = matches!(base.scheme(), "http" | "https")
+        && base.username().is_empty()
+        && base.password().is_none()
+        && base.query().is_none()
+        && base.fragment().is_none();
+    plain.then_some(base).ok_or_else(|| {
+        SetupError(format!(
+            "{setting} must be an http or https URL without user, query or fragment"
+        ))
+    })
+}
+
 fn is_loopback(base: &Url) -> bool {
     base.host_str().is_some_and(|host| {
         host == "localhost"
@@ -223,7 +250,7 @@ fn is_loopback(base: &Url) -> bool {
 /// # Errors
 /// When the token is empty or holds what a header can't carry, such as a line break copied along.
 /// The message names `setting` and not the token.
-pub(super) fn bearer(setting: &str, token: &SecretString) -> Result<HeaderValue, SetupError> {
+pub(crate) fn bearer(setting: &str, token: &SecretString) -> Result<HeaderValue, SetupError> {
     let token = token.expose_secret();
     if token.is_empty() {
         return Err(SetupError(format!("{setting} is empty")));

@@ -7,7 +7,7 @@
 //! - [`witness`]: whom GitHub is asked about, and what it said.
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
-//! - [`views`]: what the status API shows.
+//! - [`views`]: what the status API shows. [`feed`]: what changed of it.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`notices`]: what the operators' webhook is to be told.
@@ -21,6 +21,7 @@ pub mod budgets;
 pub mod changes;
 mod connection;
 pub mod dispatches;
+pub mod feed;
 pub mod gauges;
 pub mod hearing;
 pub mod hold;

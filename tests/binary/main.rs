@@ -11,6 +11,7 @@ mod budget;
 mod child;
 mod commands;
 mod kills;
+mod people;
 #[expect(dead_code, reason = "shared with the tests of an absent database")]
 #[path = "../database_away/proxy.rs"]
 mod proxy;

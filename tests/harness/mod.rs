@@ -24,6 +24,7 @@ use backstop::domain::backoff::Backoff;
 use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
+use backstop::http::cors::Origins;
 use backstop::http::github::Webhooks;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
@@ -225,6 +226,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             read: Some(READER.into()),
             operator: Some(OPERATOR.into()),
         },
+        origins: Origins::default(),
         webhook: options
             .webhook
             .clone()

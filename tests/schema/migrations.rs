@@ -17,6 +17,7 @@ fn sample(version: i64) -> Option<&'static str> {
         6 => Some(include_str!("samples/0006.sql")),
         7 => Some(include_str!("samples/0007.sql")),
         8 => Some(include_str!("samples/0008.sql")),
+        9 => Some(include_str!("samples/0009.sql")),
         _ => None,
     }
 }
