@@ -20,7 +20,7 @@
 //! - [`notices`]: tells the operators' webhook what settled, got stuck or was found.
 //! - [`witness`]: what GitHub says of a run, asked or sent.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
-//!   sent, shared by all replicas.
+//!   sent, shared by all replicas. [`ceiling`]: how old an orphan can get.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
 //!   is counted. [`signing`]: the secrets of what comes in signed and goes out signed.
 //! - [`cli`]: `list`, `show` and `watch`, which ask a running service.
@@ -32,6 +32,7 @@
 
 pub mod app;
 pub mod budget;
+pub mod ceiling;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -18,7 +18,7 @@ use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome};
 /// What is locked is locked for seconds: the vendor is finishing something else.
 const LOCKED_CAP: Duration = Duration::from_secs(5);
 /// How often a thing that never appeared is looked for while it may still arrive.
-const LOOK_FOR_LATE_ARRIVALS_EVERY: Duration = Duration::from_secs(20);
+pub(crate) const LOOK_FOR_LATE_ARRIVALS_EVERY: Duration = Duration::from_secs(20);
 /// How soon a delete that is under way is asked after, at first and at last.
 pub(super) const POLL: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 /// A delete that the vendor says is done and a thing that is still listed: the list may lag for so

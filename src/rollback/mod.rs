@@ -13,7 +13,7 @@ pub mod worker;
 
 use sqlx::{Connection, PgConnection};
 
-pub(crate) use judge::jittered;
+pub(crate) use judge::{LOOK_FOR_LATE_ARRIVALS_EVERY, jittered};
 
 use crate::domain::names::{AttemptNumber, ProvisionId};
 use crate::domain::provision::{Change, PlannedStep};

@@ -45,7 +45,7 @@ const BATCH: u32 = 50;
 /// Most lists and polls that a batch begins with: one list, and 25 actions a poll.
 const MOST_LOOKS: u32 = 3;
 /// How long a claim holds. Longer than a batch's requests can take, with a margin.
-const LEASE: Duration = PERMIT_LASTS;
+pub(crate) const LEASE: Duration = PERMIT_LASTS;
 /// A step is only begun while this much of its lease is left; a step is two requests at most.
 const LEASE_MARGIN: Duration = Duration::from_secs(40);
 /// Batches in hand for one vendor, so that a slow answer does not hold up what comes next.
@@ -53,7 +53,7 @@ const BATCHES_AT_ONCE: usize = 4;
 /// Requests in flight within one batch.
 const REQUESTS_AT_ONCE: usize = 8;
 /// How often the ledger is looked at without being told to.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The shortest pause between looks that found nothing to claim.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(100);
 /// The pause after the database failed.

@@ -140,7 +140,7 @@ async fn add_server(shared: Control, Json(new): Json<NewServer>) -> (StatusCode,
 }
 
 async fn remove_server(shared: Control, Path(id): Path<u64>) -> StatusCode {
-    found(shared.world().project.remove(id))
+    found(shared.remove_server(id))
 }
 
 async fn relabel_server(
@@ -210,7 +210,7 @@ async fn add_device(shared: Control, Json(new): Json<NewDevice>) -> (StatusCode,
 }
 
 async fn remove_device(shared: Control, Path(id): Path<String>) -> StatusCode {
-    found(shared.world().tailnet.remove_device(&id).is_some())
+    found(shared.remove_device(&id))
 }
 
 #[derive(Deserialize)]

@@ -51,6 +51,7 @@ mod hetzner_pricing;
 mod hetzner_problem;
 mod hetzner_servers;
 mod listing;
+mod lives;
 mod options;
 mod paging;
 mod project;
@@ -76,6 +77,7 @@ pub use self::{
     belongings::BelongingKind,
     faults::{BrokenBody, Fault, FaultKind, Vendor},
     github_webhooks::Delivery,
+    lives::{Life, LifeKind},
     options::{GithubApp, SimOptions, Tokens},
     snapshot::{
         Belonging, Device, Effect, HistoryEntry, Key, RunAttempt, Server, ServerStatus, WorkflowRun,
@@ -213,6 +215,12 @@ impl Sim {
         self.shared.runs()
     }
 
+    /// Every server, device and auth key that there ever was, and from when until when.
+    #[must_use]
+    pub fn lives(&self) -> Vec<Life> {
+        lives::all(&self.shared.world())
+    }
+
     /// A workflow run is at work that nobody dispatched; its id.
     pub fn start_run(&self) -> u64 {
         self.shared.start_run()
@@ -302,7 +310,7 @@ impl Sim {
 
     /// Removes a server at once, as if somebody else had. False: there is none with that id.
     pub fn remove_server(&self, id: u64) -> bool {
-        self.shared.world().project.remove(id)
+        self.shared.remove_server(id)
     }
 
     /// Replaces a server's labels. False: there is none with that id.
@@ -353,7 +361,7 @@ impl Sim {
 
     /// Removes a device at once. False: there is none with that node id.
     pub fn remove_device(&self, node_id: &str) -> bool {
-        self.shared.world().tailnet.remove_device(node_id).is_some()
+        self.shared.remove_device(node_id)
     }
 
     /// Mints a one-off key as the OAuth client would; its id.

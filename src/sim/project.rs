@@ -174,6 +174,8 @@ pub(super) enum Refusal {
 #[derive(Debug)]
 pub(super) struct Project {
     servers: BTreeMap<u64, Server>,
+    /// Those that are gone, and since when.
+    departed: Vec<(Server, DateTime<Utc>)>,
     actions: BTreeMap<u64, Action>,
     /// The actions that have not ended, by when they will.
     running: BTreeSet<(DateTime<Utc>, u64)>,
@@ -189,6 +191,7 @@ impl Project {
     pub(super) fn new(action_time: (Duration, Duration)) -> Project {
         Project {
             servers: BTreeMap::new(),
+            departed: Vec::new(),
             actions: BTreeMap::new(),
             running: BTreeSet::new(),
             first_boots: Vec::new(),
@@ -201,6 +204,11 @@ impl Project {
 
     pub(super) fn servers(&self) -> impl Iterator<Item = &Server> {
         self.servers.values()
+    }
+
+    /// The servers that are gone, and since when.
+    pub(super) fn departed(&self) -> impl Iterator<Item = &(Server, DateTime<Utc>)> {
+        self.departed.iter()
     }
 
     pub(super) fn server(&self, id: u64) -> Option<&Server> {
@@ -326,9 +334,12 @@ impl Project {
     }
 
     /// Removes a server at once, as if somebody else had deleted it; whether it was there.
-    pub(super) fn remove(&mut self, id: u64) -> bool {
+    pub(super) fn remove(&mut self, id: u64, now: DateTime<Utc>) -> bool {
         self.belongings.lose_server(id);
-        self.servers.remove(&id).is_some()
+        let removed = self.servers.remove(&id);
+        let is_gone = removed.is_some();
+        self.departed.extend(removed.map(|server| (server, now)));
+        is_gone
     }
 
     /// The volumes and IPs.
@@ -380,8 +391,8 @@ impl Project {
         server.busy = server.busy.saturating_sub(1);
         match (action.command, &action.error) {
             (Command::Delete, None) => {
-                self.belongings.lose_server(action.server);
-                self.servers.remove(&action.server);
+                let (server, ended_at) = (action.server, action.ends_at);
+                self.remove(server, ended_at);
             }
             // What is still running is the start. A failed creation leaves the server behind.
             (Command::Create, _) => {

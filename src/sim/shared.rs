@@ -170,6 +170,10 @@ impl Shared {
             .plan(after, Event::ServerArrives { name, labels });
     }
 
+    pub(super) fn remove_server(&self, id: u64) -> bool {
+        self.world().project.remove(id, clock::now())
+    }
+
     pub(super) fn relabel_server(&self, id: u64, labels: Labels) -> bool {
         let mut world = self.world();
         let server = world.project.server_mut(id);
@@ -191,6 +195,11 @@ impl Shared {
         self.world()
             .tailnet
             .add_device(hostname, tags, clock::now())
+    }
+
+    pub(super) fn remove_device(&self, any_id: &str) -> bool {
+        let mut world = self.world();
+        world.tailnet.remove_device(any_id, clock::now()).is_some()
     }
 
     pub(super) fn schedule_device(&self, after: Duration, hostname: &str, tags: Vec<String>) {

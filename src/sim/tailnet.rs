@@ -73,14 +73,21 @@ pub(super) struct Key {
     pub(super) created: DateTime<Utc>,
     pub(super) expires: DateTime<Utc>,
     pub(super) revoked: Option<DateTime<Utc>>,
-    pub(super) used: bool,
+    pub(super) used: Option<DateTime<Utc>>,
     secret: String,
 }
 
 impl Key {
     /// Whether it no longer lets anybody in.
     pub(super) fn is_invalid(&self, now: DateTime<Utc>) -> bool {
-        self.revoked.is_some() || self.expires <= now || (self.used && !self.allows.reusable)
+        self.ended(now).is_some()
+    }
+
+    /// Since when it lets nobody in. `None`: it does.
+    pub(super) fn ended(&self, now: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let used_up = self.used.filter(|_| !self.allows.reusable);
+        let expired = Some(self.expires).filter(|at| *at <= now);
+        [self.revoked, used_up, expired].into_iter().flatten().min()
     }
 }
 
@@ -88,6 +95,8 @@ impl Key {
 #[derive(Debug, Default)]
 pub(super) struct Tailnet {
     devices: BTreeMap<u64, Device>,
+    /// Those that are gone, and since when.
+    departed: Vec<(Device, DateTime<Utc>)>,
     keys: BTreeMap<String, Key>,
     tokens: BTreeMap<String, DateTime<Utc>>,
     devices_made: u64,
@@ -105,9 +114,16 @@ impl Tailnet {
             .find(|device| device.node_id == any_id || device.id.to_string() == any_id)
     }
 
-    pub(super) fn remove_device(&mut self, any_id: &str) -> Option<Device> {
+    pub(super) fn remove_device(&mut self, any_id: &str, now: DateTime<Utc>) -> Option<Device> {
         let id = self.device(any_id)?.id;
-        self.devices.remove(&id)
+        let device = self.devices.remove(&id)?;
+        self.departed.push((device.clone(), now));
+        Some(device)
+    }
+
+    /// The devices that are gone, and since when.
+    pub(super) fn departed(&self) -> impl Iterator<Item = &(Device, DateTime<Utc>)> {
+        self.departed.iter()
     }
 
     /// Lets a device in that nobody asked a key of.
@@ -131,7 +147,7 @@ impl Tailnet {
         if key.is_invalid(now) {
             return None;
         }
-        key.used = true;
+        key.used = key.used.or(Some(now));
         let allows = key.allows.clone();
         Some(self.join(
             hostname,
@@ -212,7 +228,7 @@ impl Tailnet {
             expires: later(now, allows.expiry),
             allows,
             revoked: None,
-            used: false,
+            used: None,
             secret: secret.clone(),
         };
         self.keys.insert(id.clone(), key);
@@ -269,7 +285,7 @@ impl Tailnet {
                 description: key.allows.description.clone(),
                 tags: key.allows.tags.clone(),
                 reusable: key.allows.reusable,
-                used: key.used,
+                used: key.used.is_some(),
                 revoked: key.revoked.is_some(),
                 invalid: key.is_invalid(now),
                 created: key.created,

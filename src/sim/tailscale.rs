@@ -114,7 +114,7 @@ fn act(world: &mut World, request: &Request, twist: &Twist) -> Result<Answer, Pr
             Ok(Answer::json(StatusCode::OK, Value::Object(fields)))
         }
         Route::DeleteDevice(id) => {
-            let device = world.tailnet.remove_device(id).ok_or(NO_DEVICE)?;
+            let device = world.tailnet.remove_device(id, now).ok_or(NO_DEVICE)?;
             Ok(empty().with_effect(Effect::DeviceDeleted {
                 node_id: device.node_id,
                 hostname: device.hostname,

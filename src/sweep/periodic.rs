@@ -14,12 +14,14 @@ use crate::store::notices::Subscriber;
 use crate::store::sweeps::{self, Claimed, Sweep};
 use crate::store::{Pool, StoreError, in_time};
 
-/// How long a claim holds, and a sweep may take: far longer than the lists may.
+/// The longest that a claim holds, and that a sweep may take: far longer than the lists may.
 const LEASE: Duration = Duration::from_secs(5 * 60);
+/// The shortest that one holds, however often there is a sweep.
+const SHORTEST_LEASE: Duration = Duration::from_secs(30);
 /// How often it is looked whether one is due.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// Replicas do not look all at once, and installations do not sweep all at once.
-const JITTER: Duration = Duration::from_secs(2);
+pub(crate) const JITTER: Duration = Duration::from_secs(2);
 
 /// How `serve` sweeps.
 #[derive(Debug, Clone, Copy)]
@@ -28,6 +30,14 @@ pub struct Settings {
     pub every: Duration,
     /// How far they may go.
     pub mandate: Mandate,
+}
+
+impl Settings {
+    /// How long a sweep is held by a replica that died in it. Two at once are harmless, so that no
+    /// more than one is missed, unless lists take very long.
+    pub(crate) fn lease(&self) -> Duration {
+        self.every.clamp(SHORTEST_LEASE, LEASE)
+    }
 }
 
 /// The loop of this process. Others may run beside it.
@@ -93,7 +103,7 @@ impl Sweeper {
     async fn sweep_if_due(&self) -> Result<Duration, StoreError> {
         let claimed = in_time(async {
             let mut db = self.pool.acquire().await?;
-            sweeps::claim(&mut db, self.settings.every, LEASE).await
+            sweeps::claim(&mut db, self.settings.every, self.settings.lease()).await
         });
         let sweep = match claimed.await? {
             Claimed::Yes(sweep) => sweep,
@@ -101,7 +111,7 @@ impl Sweeper {
         };
         // One that fails is kept until its lease ends: lists are dear, and the next may fail as well.
         let Ok(ended) = timeout(LEASE, self.sweep(&sweep)).await else {
-            tracing::warn!("a sweep was cut short: it took longer than its lease");
+            tracing::warn!("a sweep was cut short: it took longer than one may");
             return Ok(self.settings.every);
         };
         if let Ended::Stopped = ended? {

@@ -24,7 +24,7 @@ use crate::store::{Pool, StoreError, in_time};
 /// Most provisions in one look.
 const BATCH: u32 = 50;
 /// How often it looks without being told to. Short against any time-out that is worth setting.
-const LOOK_EVERY: Duration = Duration::from_secs(5);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_secs(5);
 /// The shortest pause between two looks, however much changes.
 const LOOK_AT_MOST_EVERY: Duration = Duration::from_millis(500);
 /// The pause after the database failed.

@@ -78,7 +78,7 @@ async fn failed() -> (ProvisionId, [PgConnection; 3]) {
 }
 
 /// Until a task is through, or waits for a lock.
-async fn through_or_waiting(task: &JoinHandle<()>, witness: &mut PgConnection) {
+async fn through_or_waiting<T>(task: &JoinHandle<T>, witness: &mut PgConnection) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     let waits = "select count(*) from pg_stat_activity
                  where datname = current_database() and wait_event_type = 'Lock'";
@@ -102,6 +102,51 @@ async fn a_claim_before_a_messages_commit_is_not_made_on_what_was_known_before_i
     let early = claim(&mut worker, Resource::Server).await;
     message.commit().await.unwrap();
     for step in &early {
+        let nothing = Outcome::Gone(Proof::NeverAppeared);
+        let reported = tell(&mut worker, step, nothing).await;
+        assert_eq!(reported, Report::FencedOut, "{:?}", step.known);
+    }
+    let late = claim(&mut worker, Resource::Server).await;
+    assert_eq!(late.len(), 1);
+    assert!(late[0].known.server_may_exist);
+}
+
+/// From then on whoever has set `races.waits` stops where a claim asks for the time: after it has begun,
+/// and before it has locked anything. The others go on.
+const CLAIMS_WAIT: &str = "
+    create or replace function backstop_now() returns timestamptz language plpgsql volatile as $$
+    begin
+        if current_setting('races.waits', true) = 'yes' then
+            perform pg_advisory_xact_lock_shared(1);
+        end if;
+        return (select now() + clock_offset from controller);
+    end $$;
+    select pg_advisory_lock(1)";
+
+#[tokio::test]
+async fn a_message_between_a_claims_beginning_and_its_lock_is_not_overlooked() {
+    let (id, [mut speaker, mut worker, mut witness]) = failed().await;
+    sqlx::raw_sql(CLAIMS_WAIT)
+        .execute(&mut speaker)
+        .await
+        .unwrap();
+    sqlx::raw_sql("set races.waits = 'yes'")
+        .execute(&mut worker)
+        .await
+        .unwrap();
+    let claiming = tokio::spawn(async move {
+        let claimed = claim(&mut worker, Resource::Server).await;
+        (worker, claimed)
+    });
+    through_or_waiting(&claiming, &mut witness).await;
+    assert!(!claiming.is_finished());
+    hear(&mut speaker, &failure(id, &[Resource::Server], None)).await;
+    sqlx::raw_sql("select pg_advisory_unlock(1)")
+        .execute(&mut speaker)
+        .await
+        .unwrap();
+    let (mut worker, claimed) = claiming.await.unwrap();
+    for step in &claimed {
         let nothing = Outcome::Gone(Proof::NeverAppeared);
         let reported = tell(&mut worker, step, nothing).await;
         assert_eq!(reported, Report::FencedOut, "{:?}", step.known);

@@ -22,8 +22,9 @@ const UNTRIED_PATIENCE: Duration = Duration::from_secs(180);
 /// Claims up to `limit` steps of these kinds that are due, for `lease`. A step whose attempt has
 /// an untried step that should go first is left alone.
 ///
-/// What a message adds to the attempt either is seen here (the attempt is locked, so that it is read
-/// as it is and not as it was when this began) or bumps the fence of what is claimed here.
+/// A step that was written to since this began is left alone: it would be locked as it is and judged by
+/// what its attempt and its neighbours were. So whatever a message or another step adds either is seen
+/// here or bumps the fence of what is claimed here.
 ///
 /// A step that does not parse is left out and logged, again at every claim.
 ///
@@ -48,6 +49,8 @@ pub async fn claim_due_steps(
             join attempts a on a.provision_id = s.provision_id and a.number = s.attempt
             where s.next_at <= backstop_now()
               and s.resource = any($1)
+              -- Asked again of the row as it is locked; this reads it as it was.
+              and s.fence = (select was.fence from steps was where was.id = s.id)
               and not exists (
                   select from steps before
                   where before.provision_id = s.provision_id
@@ -63,7 +66,6 @@ pub async fn claim_due_steps(
             order by s.next_at
             limit $2
             for update of s skip locked
-            for key share of a
         )
         update steps s
         set state = 'leased',
