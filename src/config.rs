@@ -180,6 +180,8 @@ pub struct Config {
     pub tailscale: Option<(Tailscale, String)>,
     /// The workflow that is dispatched for a provision. `None`: none is.
     pub github: Option<GitHub>,
+    /// Where GitHub shows that repository's runs. `None`: they are not linked.
+    pub runs_url: Option<String>,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
@@ -244,6 +246,7 @@ impl Settings {
     pub fn check(self) -> Result<Config, ConfigError> {
         let error = |text: &str| ConfigError(text.to_owned());
         let (hetzner, tailscale) = self.vendors.check()?;
+        let runs_url = self.github.runs_url();
         let github = self.github.check()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
@@ -290,6 +293,7 @@ impl Settings {
             hetzner,
             tailscale,
             github,
+            runs_url,
             proof,
             tokens,
             provision_timeout: self.provision_timeout,

@@ -146,6 +146,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         tailscale: Some((tailscale, TAG.to_owned())),
         // The workflows here are played, not dispatched.
         github: None,
+        runs_url: None,
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
             read: None,

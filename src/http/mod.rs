@@ -2,6 +2,7 @@
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
+//! - [`page`]: all of it for people. [`session`]: who is signed in there.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
@@ -11,9 +12,11 @@ mod callbacks;
 mod health;
 pub mod metrics;
 mod orphans;
+pub mod page;
 mod problem;
 pub mod proof;
 mod provisions;
+mod session;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -63,6 +66,8 @@ pub struct Api {
     pub provision_timeout: Duration,
     /// Unsettled for this long: stuck.
     pub stuck_after: Duration,
+    /// What the page has to know besides.
+    pub page: page::Settings,
     /// What is counted and measured.
     pub metrics: Metrics,
     /// What was counted for it in the database.
@@ -93,6 +98,7 @@ pub fn router(api: Api) -> Router {
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))
         .route("/metrics", get(metrics::show))
+        .merge(page::routes())
         .with_state(api)
         .layer(CatchPanicLayer::new())
         .layer(middleware::from_fn_with_state(metrics, identify))

@@ -7,6 +7,7 @@
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows.
+//! - [`board`], [`search`]: what the page shows of everything at once, and finds.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
@@ -14,6 +15,7 @@
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
+pub mod board;
 pub mod budgets;
 pub mod changes;
 pub mod dispatches;
@@ -25,6 +27,7 @@ pub mod overdue;
 pub mod provisions;
 mod rows;
 pub mod running;
+pub mod search;
 pub mod sweeps;
 pub mod views;
 

@@ -200,6 +200,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             (client, TAG.to_owned())
         }),
         github: options.github.map(|timeouts| github(sim, timeouts)),
+        runs_url: Some("https://github.com/example/agents/actions/runs".to_owned()),
         proof: ProofOfCaller::by_signature(&[
             SecretString::from(SECRET),
             SecretString::from(OLDER_SECRET),

@@ -1,0 +1,314 @@
+//! A provision's history as people tell it: who said or did what, and what came of it.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use maud::{Markup, html};
+use serde_json::Value;
+
+use super::parts::{self, Icon, Tone, icon, thing};
+use super::plain;
+use crate::store::views::EventView;
+
+/// A long history is shown from its end.
+const MOST: usize = 400;
+
+/// Who said or did something.
+#[derive(Clone, Copy)]
+enum Who {
+    Workflow,
+    Operator,
+    Backstop,
+    Vendor(&'static str),
+    Sweep,
+}
+
+struct Line {
+    who: Who,
+    tone: Tone,
+    what: String,
+}
+
+pub(super) fn timeline(events: &[EventView], now: DateTime<Utc>) -> Markup {
+    let left_out = events.len().saturating_sub(MOST);
+    let began = events.first().map_or(now, |event| event.at);
+    html! {
+        section #timeline aria-labelledby="history" {
+            h2 #history { "Timeline" }
+            @if left_out > 0 {
+                p.more { (left_out) " earlier lines are left out." }
+            }
+            ol.timeline {
+                @for event in &events[left_out..] { (entry(event, began, now)) }
+            }
+        }
+    }
+}
+
+fn entry(event: &EventView, began: DateTime<Utc>, now: DateTime<Utc>) -> Markup {
+    let line = line(event);
+    let (shape, who) = match line.who {
+        Who::Workflow => (Icon::Workflow, "workflow"),
+        Who::Operator => (Icon::Person, "operator"),
+        Who::Backstop => (Icon::Robot, "backstop"),
+        Who::Vendor(vendor) => (Icon::Cloud, vendor),
+        Who::Sweep => (Icon::Broom, "sweep"),
+    };
+    html! {
+        li #{ "e-" (event.id) } class=(line.tone.class()) {
+            span.mark { (icon(shape)) }
+            div {
+                p.head {
+                    strong { (who) }
+                    @if event.attempt > 0 { span.attempt { "attempt " (event.attempt) } }
+                    span.at title=(parts::exact(event.at)) { (offset(event.at - began)) }
+                    span.at { (parts::when(event.at, now)) }
+                }
+                p { (line.what) }
+                @if event.data.as_object().is_some_and(|data| !data.is_empty()) {
+                    details {
+                        summary { "All that was said " code { (event.kind) } }
+                        pre { (serde_json::to_string_pretty(&event.data).unwrap_or_default()) }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// How long after the beginning: `+0:42`, `+1:02:03`.
+fn offset(since: TimeDelta) -> String {
+    let seconds = since.num_seconds().max(0);
+    let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    if hours > 0 {
+        format!("+{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("+{minutes}:{seconds:02}")
+    }
+}
+
+fn line(event: &EventView) -> Line {
+    let text = |key: &str| event.data[key].as_str();
+    let say = |who, tone, what: String| Line { who, tone, what };
+    let resource = text("resource").unwrap_or_default();
+    let vendor = Who::Vendor(if resource == "server" {
+        "Hetzner"
+    } else {
+        "Tailscale"
+    });
+    let subject = subject(resource, text("vendor_id"));
+    let error = text("error").unwrap_or("no reason given");
+    let refused = match text("refused") {
+        Some(code) => format!(" – too late, and told so ({})", code.replace('_', " ")),
+        None => String::new(),
+    };
+    match event.kind.as_str() {
+        "created" => say(Who::Backstop, Tone::Calm, "First heard of it.".to_owned()),
+        "dispatch.sent" => say(
+            Who::Vendor("GitHub"),
+            Tone::Calm,
+            match event.data["run_id"].as_i64() {
+                Some(id) => format!("Was asked to start the workflow, and did: run {id}."),
+                None => "Was asked to start the workflow, and took it.".to_owned(),
+            },
+        ),
+        "dispatch.refused" => say(
+            Who::Vendor("GitHub"),
+            Tone::Bad,
+            format!("Refused to start the workflow: {error}"),
+        ),
+        "dispatch.failed" => say(
+            Who::Vendor("GitHub"),
+            Tone::Undoing,
+            format!("Was asked to start the workflow: {error}; asked again."),
+        ),
+        "callback.started" => say(
+            Who::Workflow,
+            Tone::Busy,
+            format!(
+                "Started: run {}, and nothing is made yet{refused}.",
+                run(&event.data)
+            ),
+        ),
+        "callback.progress" => say(
+            Who::Workflow,
+            Tone::Busy,
+            format!("{}{}{refused}.", reached(text("step")), named(&event.data)),
+        ),
+        "callback.success" => say(
+            Who::Workflow,
+            Tone::Good,
+            format!(
+                "Succeeded: the machine is in use{}{refused}.",
+                named(&event.data)
+            ),
+        ),
+        "callback.failure" => {
+            let reason = plain::reason(
+                text("conclusion").unwrap_or("failure"),
+                text("failed_step"),
+                text("error"),
+            );
+            say(
+                Who::Workflow,
+                Tone::Bad,
+                format!("{reason}{}{refused}.", named(&event.data)),
+            )
+        }
+        "superseded" => say(
+            Who::Backstop,
+            Tone::Undoing,
+            "Gave this attempt up: a later attempt of the same run took over.".to_owned(),
+        ),
+        "deadline" => say(
+            Who::Backstop,
+            Tone::Bad,
+            format!(
+                "Gave it up. {}.",
+                plain::reason(text("reason").unwrap_or("deadline"), None, None)
+            ),
+        ),
+        "destroy" => say(
+            Who::Operator,
+            Tone::Undoing,
+            "Asked to destroy it.".to_owned(),
+        ),
+        "retry" => say(
+            Who::Operator,
+            Tone::Undoing,
+            "Asked to try again now.".to_owned(),
+        ),
+        "disowned" => say(
+            Who::Operator,
+            Tone::Calm,
+            "Gave it to another controller; it is never touched again.".to_owned(),
+        ),
+        "sweep.found" | "sweep.adopted" => say(
+            Who::Sweep,
+            Tone::Undoing,
+            format!(
+                "Saw {} in the vendor's list, where nothing of it should be.",
+                things(&event.data)
+            ),
+        ),
+        "step.found" => say(
+            Who::Backstop,
+            Tone::Undoing,
+            format!("Found {subject} by the name or labels of this attempt."),
+        ),
+        "step.reopened" => say(
+            Who::Backstop,
+            Tone::Undoing,
+            format!(
+                "Looks for a {} again, for something of this attempt has turned up.",
+                thing(resource)
+            ),
+        ),
+        "step.deleting" => say(
+            vendor,
+            Tone::Undoing,
+            match event.data["action_id"].as_u64() {
+                Some(action) => format!(
+                    "{} – accepted, as action {action}.",
+                    request(resource, text("vendor_id"))
+                ),
+                None => format!("{} – accepted.", request(resource, text("vendor_id"))),
+            },
+        ),
+        "step.failed" => say(vendor, Tone::Undoing, format!("{subject}: {error}")),
+        "step.refused" => say(
+            Who::Backstop,
+            Tone::Calm,
+            format!("Left {subject} alone: {error}."),
+        ),
+        "step.stuck" => say(
+            Who::Backstop,
+            Tone::Bad,
+            format!("Needs a person for {subject}: {error}"),
+        ),
+        "step.gone" => say(
+            Who::Backstop,
+            Tone::Good,
+            match (text("proof"), text("vendor_id")) {
+                (Some("deleted"), _) => {
+                    format!("Proved {subject} gone: it was deleted, and the list is without it.")
+                }
+                (Some("already_gone"), _) => {
+                    format!("Proved {subject} gone: it was gone before we came.")
+                }
+                (_, _) => format!(
+                    "Proved that no {} appeared or can appear any more.",
+                    thing(resource)
+                ),
+            },
+        ),
+        "rollback.done" => say(
+            Who::Backstop,
+            Tone::Good,
+            format!(
+                "Attempt {} is undone: all of it is proven gone.",
+                event.attempt
+            ),
+        ),
+        other => say(Who::Backstop, Tone::Calm, other.replace(['.', '_'], " ")),
+    }
+}
+
+fn subject(resource: &str, vendor_id: Option<&str>) -> String {
+    match vendor_id {
+        Some(id) => format!("{} {id}", thing(resource)),
+        None => format!("the search for a {}", thing(resource)),
+    }
+}
+
+/// The request that deletes a thing, as its vendor documents it.
+fn request(resource: &str, vendor_id: Option<&str>) -> String {
+    let id = vendor_id.unwrap_or_default();
+    match resource {
+        "server" => format!("DELETE /servers/{id}"),
+        "device" => format!("DELETE /device/{id}"),
+        _ => format!("DELETE /tailnet/-/keys/{id}"),
+    }
+}
+
+fn reached(step: Option<&str>) -> String {
+    step.map_or_else(|| "Reported".to_owned(), |step| format!("Reached {step}"))
+}
+
+fn run(data: &Value) -> String {
+    let number = |key: &str| data[key].as_i64().unwrap_or_default();
+    format!("{} try {}", number("run_id"), number("run_attempt").max(1))
+}
+
+/// The ids that a callback named.
+fn named(data: &Value) -> String {
+    let ids: Vec<String> = [
+        ("server_id", "server"),
+        ("tailscale_key_id", "auth key"),
+        ("tailscale_node_id", "device"),
+        ("server_ip", "at"),
+    ]
+    .iter()
+    .filter_map(|(key, name)| Some(format!("{name} {}", data[*key].as_str()?)))
+    .collect();
+    if ids.is_empty() {
+        String::new()
+    } else {
+        format!(" ({})", ids.join(", "))
+    }
+}
+
+fn things(data: &Value) -> String {
+    let things: Vec<String> = data["things"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|it| {
+            let text = |key: &str| it[key].as_str().unwrap_or_default();
+            format!("{} {}", thing(text("resource")), text("vendor_id"))
+        })
+        .collect();
+    if things.is_empty() {
+        "something".to_owned()
+    } else {
+        things.join(", ")
+    }
+}

@@ -1,0 +1,58 @@
+// Every page in every light, on a desk and in a hand. Each is checked, and a picture taken of it.
+
+import { after, before, test } from 'node:test';
+
+import { BUSY_URL, EMPTY_URL, READ_TOKEN, check, close, fits, isLive, launch, open, picture, signIn } from './support.mjs';
+
+before(launch);
+after(close);
+
+const PHONE = { viewport: { width: 390, height: 844 }, deviceScaleFactor: 2, isMobile: true, hasTouch: true };
+
+const SCREENS = [
+  ['light', { colorScheme: 'light' }],
+  ['dark', { colorScheme: 'dark' }],
+  ['phone-light', { ...PHONE, colorScheme: 'light' }],
+  ['phone-dark', { ...PHONE, colorScheme: 'dark' }],
+];
+
+for (const [screen, options] of SCREENS) {
+  test(`every page is whole and accessible: ${screen}`, async (t) => {
+    const page = await open(t, BUSY_URL, options);
+    await page.goto('/');
+    const look = async (name, expected) => {
+      await fits(page);
+      await check(page, expected);
+      await picture(page, `${name}-${screen}`, { fullPage: true });
+    };
+    await look('sign-in');
+    await signIn(page);
+    await isLive(page);
+    await look('overview');
+    await page.goto('/provisions');
+    await isLive(page);
+    await look('list');
+    await page.goto('/provisions?q=nobody-is-called-so&status=failed');
+    await look('list-empty');
+    await page.goto('/');
+    await page.getByRole('link', { name: 'db-migrate-88' }).first().click();
+    await isLive(page);
+    await look('provision-stuck');
+    await page.getByRole('link', { name: 'Destroy…' }).click();
+    await page.getByRole('button', { name: 'Destroy it' }).waitFor();
+    await look('destroy');
+    await page.goto('/provisions?q=runner-arm-5');
+    await page.getByRole('link', { name: 'runner-arm-5' }).click();
+    await isLive(page);
+    await look('provision-rerun');
+    await page.goto('/provisions/00000000-0000-4000-8000-000000000000');
+    await look('unknown', [/404/]);
+
+    const empty = await open(t, EMPTY_URL, options);
+    await signIn(empty, READ_TOKEN);
+    await isLive(empty);
+    await fits(empty);
+    await check(empty);
+    await picture(empty, `overview-empty-${screen}`, { fullPage: true });
+  });
+}
