@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
+use crate::http::feed::Feed;
 use crate::http::{Api, page, router};
 use crate::metrics::Metrics;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -23,6 +24,7 @@ use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
+use crate::watch::shown::keep_shown;
 
 /// How long steps in hand get when we stop. What is not done by then is done again after the next
 /// start.
@@ -148,7 +150,6 @@ impl App {
             );
             tracker.spawn(worker.run(tracker.clone()));
         }
-        let dispatches = config.github.is_some();
         let outbox = config.github.map(|github| {
             Dispatcher::new(
                 pool.clone(),
@@ -175,17 +176,19 @@ impl App {
             Budgets::new(pool, config.rollback.rate_reserve),
             work.clone(),
         );
+        let stuck_after = config.rollback.stuck_after;
         let api = Api {
             pool: pool.clone(),
+            feed: follow(pool, &changes, stuck_after, &tracker, &intake),
             changes,
             proof: Arc::new(config.proof),
             tokens: Arc::new(config.tokens),
             controller,
             tailscale_tag: tag,
-            dispatches,
+            dispatches: outbox.is_some(),
             managed,
             provision_timeout: config.provision_timeout,
-            stuck_after: config.rollback.stuck_after,
+            stuck_after,
             page: page::Settings {
                 public_url: config.watch.public_url.clone(),
                 runs_url: config.runs_url,
@@ -287,6 +290,20 @@ impl App {
         }
         self.database.close().await
     }
+}
+
+/// What the stream tells, until `stop` is cancelled.
+fn follow(
+    pool: &PgPool,
+    changes: &Changes,
+    stuck_after: Duration,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Feed {
+    let feed = Feed::new(pool.clone(), changes.clone(), stuck_after);
+    tracker.spawn(feed.clone().follow(stop.clone()));
+    tracker.spawn(keep_shown(pool.clone(), stuck_after, stop.clone()));
+    feed
 }
 
 /// One for each vendor that there is.

@@ -83,6 +83,7 @@ async fn record(api: &Api, callback: &Callback) -> Result<Accepted, Problem> {
             if write(&mut db, &change).await? == Written::Outrun {
                 continue;
             }
+            api.feed.look();
             if change.over().next().is_some() {
                 api.changes.announce(callback.provision);
             }

@@ -4,11 +4,13 @@
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
 //! - [`page`]: all of it for people. [`session`]: who is signed in there.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
+//! - [`stream`]: tells readers what changes. [`feed`]: follows it, once for all of them.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
 mod body;
 mod callbacks;
+pub mod feed;
 mod health;
 pub mod metrics;
 mod orphans;
@@ -17,6 +19,7 @@ mod problem;
 pub mod proof;
 mod provisions;
 mod session;
+mod stream;
 pub mod tokens;
 
 use std::sync::Arc;
@@ -38,6 +41,7 @@ use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use feed::Feed;
 use metrics::Counted;
 use problem::Problem;
 use proof::ProofOfCaller;
@@ -50,6 +54,8 @@ pub struct Api {
     pub pool: PgPool,
     /// Announces and hears that the ledger changed.
     pub changes: Changes,
+    /// Follows what changes of what is shown.
+    pub feed: Feed,
     /// Settles who sends a callback.
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
@@ -94,6 +100,7 @@ pub fn router(api: Api) -> Router {
         )
         .route("/v1/provisions/{id}/events", get(provisions::events))
         .route("/v1/provisions/{id}/rollback", post(provisions::retry))
+        .route("/v1/stream", get(stream::stream))
         .route("/v1/orphans", get(orphans::list))
         .route("/livez", get(health::livez))
         .route("/readyz", get(health::readyz))

@@ -54,6 +54,9 @@ pub(super) async fn create(
             write(&mut db, &change).await? == Written::Yes
         }
     };
+    if created {
+        api.feed.look();
+    }
     if created && api.dispatches {
         api.changes.announce(id);
     }

@@ -6,8 +6,9 @@
 //! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
-//! - [`views`]: what the status API shows.
-//! - [`board`], [`search`]: what the page shows of everything at once, and finds.
+//! - [`views`]: what the status API shows. [`feed`]: what changed of it.
+//! - [`board`], [`search`], [`attempts`]: what the page shows of everything at once, finds, and shows
+//!   of one provision besides.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
@@ -15,10 +16,12 @@
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
+pub mod attempts;
 pub mod board;
 pub mod budgets;
 pub mod changes;
 pub mod dispatches;
+pub mod feed;
 pub mod gauges;
 pub mod hearing;
 pub mod hold;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use sqlx::{Connection, PgConnection};
 use uuid::Uuid;
 
-use super::views::{Position, ProvisionView, RollbackState, provisions_by_id};
+use super::views::{Position, ProvisionView, RollbackState, provisions_with_ids};
 use super::{StoreError, interval};
 use crate::domain::transition::Status;
 
@@ -132,8 +132,22 @@ pub async fn search(
             .await?
         }
     };
-    let found = provisions_by_id(&mut transaction, &ids, stuck_after).await?;
+    let found = in_order(&mut transaction, &ids, stuck_after).await?;
     transaction.commit().await?;
+    Ok(found)
+}
+
+/// Those of these provisions that there are, in this order.
+///
+/// # Errors
+/// [`StoreError`] if the database cannot be read.
+pub async fn in_order(
+    db: &mut PgConnection,
+    ids: &[Uuid],
+    stuck_after: Duration,
+) -> Result<Vec<ProvisionView>, StoreError> {
+    let mut found = provisions_with_ids(db, ids, stuck_after).await?;
+    found.sort_by_key(|provision| ids.iter().position(|id| *id == provision.id));
     Ok(found)
 }
 

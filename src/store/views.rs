@@ -119,43 +119,6 @@ pub struct StepView {
     pub settled_at: Option<DateTime<Utc>>,
 }
 
-/// One attempt at a provision, as the page shows it beside the others.
-#[derive(Debug, Clone, PartialEq)]
-pub struct AttemptView {
-    /// Counts from 1; 0 is the time before any run took the provision.
-    pub number: i32,
-    /// The run that owns it.
-    pub run_id: Option<i64>,
-    /// Which re-run of it.
-    pub run_attempt: Option<i32>,
-    /// The last step that the workflow reported.
-    pub step: Option<String>,
-    /// As reported.
-    pub server_id: Option<String>,
-    /// As reported.
-    pub server_ip: Option<String>,
-    /// As reported.
-    pub tailscale_ip: Option<String>,
-    /// As reported.
-    pub tailscale_key_id: Option<String>,
-    /// As reported.
-    pub tailscale_node_id: Option<String>,
-    /// What went wrong, in the workflow's words.
-    pub error: Option<String>,
-    /// Which of the workflow's steps failed.
-    pub failed_step: Option<String>,
-    /// When it was opened.
-    pub started_at: DateTime<Utc>,
-    /// When its run was last heard.
-    pub last_message_at: DateTime<Utc>,
-    /// When it succeeded or, later, was over.
-    pub finished_at: Option<DateTime<Utc>>,
-    /// Why it is rolled back; `None` while it is live.
-    pub reason: Option<String>,
-    /// Since when it is.
-    pub rollback_started_at: Option<DateTime<Utc>>,
-}
-
 /// A line of a provision's history.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct EventView {
@@ -310,11 +273,12 @@ pub async fn provisions(
         .collect()
 }
 
-/// These provisions in this order, without those that are none.
+/// Those of these provisions that there are, in no order. One that does not parse is left out and
+/// logged: it must not hide the others.
 ///
 /// # Errors
-/// [`StoreError`] if the database cannot be read or holds what does not parse.
-pub async fn provisions_by_id(
+/// [`StoreError`] if the database cannot be read.
+pub async fn provisions_with_ids(
     db: &mut PgConnection,
     ids: &[Uuid],
     stuck_after: Duration,
@@ -328,40 +292,20 @@ pub async fn provisions_by_id(
                over as "over: Json<Vec<AttemptRow>>",
                steps as "steps: Json<Vec<StepRow>>", dispatched_run_id
         from provision_records
-        where id = any ($1)
+        where id = any($1)
         "#,
         ids,
     )
     .fetch_all(db)
     .await?;
-    let mut views = records
+    Ok(records
         .into_iter()
-        .map(|record| record.view(stuck_after))
-        .collect::<Result<Vec<_>, _>>()?;
-    views.sort_by_key(|view| ids.iter().position(|id| *id == view.id));
-    Ok(views)
-}
-
-/// Every attempt at a provision, oldest first; without attempt 0 once a run took it.
-///
-/// # Errors
-/// [`StoreError`] if the database cannot be read.
-pub async fn attempts(
-    db: &mut PgConnection,
-    id: ProvisionId,
-) -> Result<Vec<AttemptView>, StoreError> {
-    Ok(sqlx::query_as!(
-        AttemptView,
-        "select number, run_id, run_attempt, step, server_id, server_ip, tailscale_ip,
-                tailscale_key_id, tailscale_node_id, error, failed_step, started_at,
-                last_message_at, finished_at, reason, rollback_started_at
-         from attempts
-         where provision_id = $1 and (number > 0 or finished_at is null or reason is not null)
-         order by number",
-        id.as_uuid(),
-    )
-    .fetch_all(db)
-    .await?)
+        .filter_map(|record| {
+            let view = record.view(stuck_after);
+            view.inspect_err(|error| tracing::error!(%error, "a provision cannot be shown"))
+                .ok()
+        })
+        .collect())
 }
 
 /// A provision's whole history, oldest first. `None` for an id that was never seen.

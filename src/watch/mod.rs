@@ -3,12 +3,14 @@
 //! - [`pulse`]: says every few seconds that callbacks can be heard, and notices when the database
 //!   is not, or no longer, what it was.
 //! - [`overdue`]: fails what was never started, passed its deadline or fell silent.
+//! - [`shown`]: has the stream tell of what time alone changes.
 //!
-//! Both run in every replica, and meet in the database. Nothing here deletes: what is failed is
+//! All run in every replica, and meet in the database. Nothing here deletes: what is failed is
 //! rolled back by the same plan as after a callback.
 
 pub mod overdue;
 pub mod pulse;
+pub mod shown;
 
 use std::time::Duration;
 

@@ -33,6 +33,7 @@ mod races;
 mod rollback;
 mod sequence;
 mod status_api;
+mod stream;
 mod stuck;
 mod support;
 mod sweep;

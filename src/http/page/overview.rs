@@ -17,9 +17,9 @@ use crate::domain::transition::Status;
 use crate::http::Api;
 use crate::store::board::{self, HOURS, Hour, InHand};
 use crate::store::gauges::Totals;
-use crate::store::search::{Search, search};
+use crate::store::search::{Search, in_order, search};
 use crate::store::sweeps::{self, OrphanView, SweepView};
-use crate::store::views::{self, ProvisionView, StepView};
+use crate::store::views::{ProvisionView, StepView};
 use crate::store::{StoreError, budgets, hold};
 
 /// How many of a kind are shown before it is left to the list.
@@ -81,8 +81,8 @@ async fn load(api: &Api) -> Result<Board, StoreError> {
     let totals = api.counted.totals(&mut db).await?;
     let day = api.counted.last_day(&mut db).await?;
     let in_hand = board::in_hand(&mut db, SHOWN, api.stuck_after).await?;
-    let stuck = views::provisions_by_id(&mut db, &in_hand.first_stuck, api.stuck_after).await?;
-    let pending = views::provisions_by_id(&mut db, &in_hand.first_pending, api.stuck_after).await?;
+    let stuck = in_order(&mut db, &in_hand.first_stuck, api.stuck_after).await?;
+    let pending = in_order(&mut db, &in_hand.first_pending, api.stuck_after).await?;
     let mut under_way = Vec::new();
     for status in [Status::Provisioning, Status::Queued] {
         under_way.extend(in_status(&mut db, status, api).await?);

@@ -18,9 +18,8 @@ use crate::domain::names::ProvisionId;
 use crate::domain::transition::Status;
 use crate::http::provisions::{destroy_now, parse_id, retry_now};
 use crate::http::{Api, Problem};
-use crate::store::views::{
-    AttemptView, EventView, ProvisionView, RollbackState, RollbackView, StepView,
-};
+use crate::store::attempts::{AttemptView, attempts};
+use crate::store::views::{EventView, ProvisionView, RollbackState, RollbackView, StepView};
 use crate::store::{board, views};
 
 type IdInPath = Result<Path<String>, PathRejection>;
@@ -48,7 +47,7 @@ pub(super) async fn show(
     let mut db = api.pool.acquire().await?;
     let provision = views::provision(&mut db, id, api.stuck_after).await?;
     let provision = provision.ok_or_else(unknown)?;
-    let attempts = views::attempts(&mut db, id).await?;
+    let all_attempts = attempts(&mut db, id).await?;
     let events = views::events(&mut db, id).await?.unwrap_or_default();
     let now = board::now(&mut db).await?;
     drop(db);
@@ -64,7 +63,7 @@ pub(super) async fn show(
         alarm: stuck,
         now,
         frame: asked(&said.said),
-        live: render(viewer, &api, &provision, &attempts, &events, now),
+        live: render(viewer, &api, &provision, &all_attempts, &events, now),
     };
     Ok(page.answer())
 }
