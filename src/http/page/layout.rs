@@ -215,7 +215,7 @@ fn header(viewer: Viewer, here: Here, now: DateTime<Utc>) -> Markup {
                 }
                 p #state .state data-state="connecting" title={ "as of " (parts::exact(now)) } {
                     span.dot {}
-                    span.words { noscript { "as of " (now.format("%H:%M:%S UTC").to_string()) } }
+                    span.words { "as of " (now.format("%H:%M:%S UTC").to_string()) }
                 }
                 @if viewer.role == Role::Reader {
                     span.role { "read-only" }

@@ -5,7 +5,7 @@
 //! headers ([`layout`]), and all text of others goes through maud, which escapes it.
 //!
 //! - [`layout`]: the frame, headers, errors. [`parts`], [`chart`], [`plain`]: what pages are made of.
-//! - [`overview`], [`list`], [`provision`], [`timeline`], [`sign_in`]: the pages.
+//! - [`overview`] with [`vendors`], [`list`], [`provision`] with [`timeline`], [`sign_in`]: the pages.
 //! - [`assets`]: style and script, under names that change with them.
 
 mod assets;
@@ -18,6 +18,7 @@ mod plain;
 mod provision;
 mod sign_in;
 mod timeline;
+mod vendors;
 
 use axum::Router;
 use axum::extract::FromRequestParts;

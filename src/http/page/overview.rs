@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use super::layout::{Failure, Here, Page, notice};
 use super::parts::{self, Icon, Tone, count, icon, number, pips, run, title, when};
-use super::{Viewer, chart, plain};
+use super::plain::{self, Plain};
+use super::{Viewer, chart, vendors};
 use crate::domain::budget::RateBudget;
 use crate::domain::hearing::Hold;
 use crate::domain::step::Resource;
@@ -18,13 +19,12 @@ use crate::http::Api;
 use crate::store::board::{self, HOURS, Hour, InHand};
 use crate::store::gauges::Totals;
 use crate::store::search::{Search, in_order, search};
-use crate::store::sweeps::{self, OrphanView, SweepView};
+use crate::store::sweeps::{self, SweepView};
 use crate::store::views::{ProvisionView, StepView};
 use crate::store::{StoreError, budgets, hold};
 
 /// How many of a kind are shown before it is left to the list.
 const SHOWN: u32 = 8;
-const ORPHANS_SHOWN: usize = 25;
 
 /// Everything that the overview shows.
 struct Board {
@@ -150,12 +150,15 @@ impl Board {
                 (self.being_undone())
                 (self.under_way(runs))
             }
-            div.columns { (chart::failures(&self.day)) (chart::settle_times(&self.day)) }
             div.columns {
                 (self.failed_lately(runs))
-                (self.vendors(api))
+                div.stack {
+                    (chart::failures(&self.day))
+                    (chart::settle_times(&self.day))
+                    (vendors::vendors(&self.sweep, &self.budgets, api, self.now))
+                }
             }
-            (self.orphans())
+            (vendors::orphans(&self.sweep, self.now))
         }
     }
 
@@ -237,8 +240,8 @@ impl Board {
                 h2 #needs-you { "Needs you" }
                 ul.cards {
                     @for provision in &self.stuck {
-                        @if let Some(worst) = plain::worst(provision) {
-                            (self.stuck_card(viewer, provision, worst))
+                        @if let Some((worst, plain)) = provision.rollback.as_ref().and_then(plain::worst) {
+                            (self.stuck_card(viewer, provision, worst, &plain))
                         }
                     }
                 }
@@ -249,8 +252,13 @@ impl Board {
         }
     }
 
-    fn stuck_card(&self, viewer: Viewer, provision: &ProvisionView, worst: &StepView) -> Markup {
-        let plain = plain::step(worst);
+    fn stuck_card(
+        &self,
+        viewer: Viewer,
+        provision: &ProvisionView,
+        worst: &StepView,
+        plain: &Plain,
+    ) -> Markup {
         let stuck = provision
             .rollback
             .iter()
@@ -320,8 +328,8 @@ impl Board {
                                 @if let Some(since) = rollback.started_at {
                                     span.at { "for " (parts::lasting(since, self.now)) }
                                 }
-                                @if let Some(worst) = plain::worst(provision) {
-                                    p.why { (plain::step(worst).what) }
+                                @if let Some((_, plain)) = plain::worst(rollback) {
+                                    p.why { (plain.what) }
                                 }
                             }
                         }
@@ -349,11 +357,11 @@ impl Board {
                             (parts::status(provision.status))
                             span.at { "for " (parts::lasting(provision.created_at, self.now)) }
                             p.why {
-                                (provision.step.as_deref().unwrap_or("nothing reported yet"))
+                                span { (provision.step.as_deref().unwrap_or("nothing reported yet")) }
                                 @if let Some(deadline) = provision.deadline_at {
-                                    " · deadline " (when(deadline, self.now))
+                                    span { "deadline " (when(deadline, self.now)) }
                                 }
-                                @if let Some(id) = provision.run_id { " · " (run(runs, id, provision.run_attempt)) }
+                                @if let Some(id) = provision.run_id { (run(runs, id, provision.run_attempt)) }
                             }
                         }
                     }
@@ -378,86 +386,10 @@ impl Board {
                             }
                             span.at { (when(provision.finished_at.unwrap_or(provision.updated_at), self.now)) }
                             p.why {
-                                (why(provision))
-                                @if let Some(id) = provision.run_id { " · " (run(runs, id, provision.run_attempt)) }
+                                span { (why(provision)) }
+                                @if let Some(id) = provision.run_id { (run(runs, id, provision.run_attempt)) }
                             }
                         }
-                    }
-                }
-            }
-        }
-    }
-
-    fn vendors(&self, api: &Api) -> Markup {
-        html! {
-            section.panel aria-labelledby="vendors" {
-                h2 #vendors { "Vendors" }
-                dl.vendors {
-                    @for (vendor, budget) in &self.budgets {
-                        dt { (vendor_name(vendor)) }
-                        dd { (rate(budget, self.now, api)) }
-                    }
-                    dt { "Sweep" }
-                    dd {
-                        @match self.sweep.swept_at {
-                            None => { "none yet" }
-                            Some(at) => {
-                                (when(at, self.now)) ", "
-                                @if self.sweep.complete { "complete" } @else {
-                                    strong.bad-text { "incomplete" }
-                                }
-                                @if self.sweep.not_ours > 0 {
-                                    " · " (self.sweep.not_ours) " of other controllers left alone"
-                                }
-                            }
-                        }
-                        @for error in &self.sweep.errors { p.why { (error) } }
-                    }
-                }
-            }
-        }
-    }
-
-    fn orphans(&self) -> Markup {
-        let orphans = &self.sweep.orphans;
-        let currency = self.sweep.currency.as_deref();
-        html! {
-            @if !orphans.is_empty() {
-                section aria-labelledby="orphans" {
-                    h2 #orphans {
-                        "Orphans " span.n { (orphans.len()) }
-                        @if self.sweep.hourly_cost > 0.0 {
-                            span.aside { (parts::cost(self.sweep.hourly_cost, currency)) }
-                        }
-                    }
-                    div.scroll tabindex="0" role="region" aria-labelledby="orphans" {
-                        table {
-                            thead { tr {
-                                th scope="col" { "What" } th scope="col" { "Why, and what becomes of it" }
-                                th scope="col" { "Since" } th.num scope="col" { "Cost" }
-                            } }
-                            tbody {
-                                @for orphan in orphans.iter().take(ORPHANS_SHOWN) {
-                                    tr #{ "orphan-" (orphan.kind) "-" (orphan.id) } {
-                                        td {
-                                            (parts::thing(&orphan.kind)) " " code { (orphan.id) }
-                                            @if let Some(id) = orphan.provision_id {
-                                                " " a href={ "/provisions/" (id) } { (parts::short(&id.to_string())) }
-                                            }
-                                        }
-                                        td { (because(orphan)) }
-                                        td { (when(orphan.since, self.now)) }
-                                        td.num {
-                                            @if let Some(cost) = orphan.hourly_cost { (parts::cost(cost, currency)) }
-                                            @else { "–" }
-                                        }
-                                    }
-                                }
-                            }
-                        }
-                    }
-                    @if orphans.len() > ORPHANS_SHOWN {
-                        p.more { "The oldest " (ORPHANS_SHOWN) " are shown; " a href="/v1/orphans" { "all as JSON" } }
                     }
                 }
             }
@@ -512,60 +444,4 @@ pub(super) fn why(provision: &ProvisionView) -> String {
             )
         },
     )
-}
-
-fn vendor_name(vendor: &str) -> &str {
-    match vendor {
-        "hetzner" => "Hetzner",
-        "tailscale" => "Tailscale",
-        other => other,
-    }
-}
-
-fn rate(budget: &RateBudget, now: DateTime<Utc>, api: &Api) -> Markup {
-    html! {
-        @match (budget.told, budget.remaining(now)) {
-            (Some(told), Some(left)) => {
-                @let reserve = api.page.reserve.of(told.limit);
-                @let tone = if left <= reserve { Tone::Bad } else { Tone::Good };
-                span.level { strong { (number(left)) } " of " (number(told.limit)) " requests left" }
-                svg.gauge viewBox="0 0 100 6" preserveAspectRatio="none" aria-hidden="true" {
-                    rect.track width="100" height="6" rx="3" {}
-                    rect class=(tone.class()) width=(percent(left, told.limit)) height="6" rx="3" {}
-                    rect.mark x=(percent(reserve, told.limit)) width="0.6" height="6" {}
-                }
-                span.why { (number(reserve)) " are left to the workflows" }
-            }
-            _ => { span.why { "tells no limit" } }
-        }
-        @if let Some(until) = budget.paused_until.filter(|until| *until > now) {
-            p.bad-text { "asked us to wait; goes on " (when(until, now)) }
-        }
-    }
-}
-
-fn percent(part: u64, whole: u64) -> u64 {
-    (part.min(whole) * 100)
-        .checked_div(whole)
-        .unwrap_or_default()
-}
-
-fn because(orphan: &OrphanView) -> String {
-    let why = match orphan.why.as_str() {
-        "attempt_over" => "its attempt is over",
-        "older_attempt" => "its attempt was followed by another",
-        "rollback_stuck" => "its rollback needs you",
-        "unknown_provision" => "no provision knows it",
-        "unknown_attempt" => "its provision has not come to this attempt: is this an old database?",
-        "labels_incomplete" => "it has our controller id and not all labels",
-        "outlived_server" => "it has outlived its server",
-        "running_without_server" => "a provision runs, and its server is not there",
-        other => other,
-    };
-    let action = match orphan.action.as_str() {
-        "rolled_back" => "being rolled back",
-        "deleted_when_told" => "goes with backstop sweep --delete",
-        _ => "only reported",
-    };
-    format!("{why}; {action}")
 }

@@ -5,6 +5,7 @@
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use maud::{Markup, PreEscaped, html};
 
+use super::plain::{self, About};
 use crate::domain::transition::Status;
 use crate::store::views::{ProvisionView, RollbackState, RollbackView, StepView};
 
@@ -52,6 +53,7 @@ pub(super) enum Icon {
     Cloud,
     Workflow,
     Broom,
+    Eye,
 }
 
 pub(super) fn icon(icon: Icon) -> Markup {
@@ -67,6 +69,9 @@ pub(super) fn icon(icon: Icon) -> Markup {
         Icon::Slash => r#"<circle cx="8" cy="8" r="5.5"/><path d="M4.2 11.8l7.6-7.6"/>"#,
         Icon::Pause => r#"<path d="M5.5 3.5v9M10.5 3.5v9"/>"#,
         Icon::Out => r#"<path d="M6 3.5H3.5v9h9V10M9 3.5h3.5V7M12.3 3.7L7.5 8.5"/>"#,
+        Icon::Eye => {
+            r#"<path d="M1.5 8S4 3.5 8 3.5 14.5 8 14.5 8 12 12.5 8 12.5 1.5 8 1.5 8z"/><circle cx="8" cy="8" r="1.8"/>"#
+        }
         Icon::Person => {
             r#"<circle cx="8" cy="5.2" r="2.7"/><path d="M2.8 14c.6-3 2.6-4.4 5.2-4.4s4.6 1.4 5.2 4.4"/>"#
         }
@@ -124,9 +129,13 @@ pub(super) fn rollback(state: RollbackState) -> Markup {
 
 /// How far each kind of thing has come, over all attempts.
 pub(super) fn pips(rollback: &RollbackView) -> Markup {
-    let of = |resource: &str| -> Vec<&StepView> {
-        let steps = rollback.steps.iter();
-        steps.filter(|step| step.resource == resource).collect()
+    let steps = plain::steps(rollback);
+    let of = |resource: &str| -> Vec<(About, &StepView)> {
+        let steps = steps.iter();
+        steps
+            .filter(|(_, step)| step.resource == resource)
+            .copied()
+            .collect()
     };
     html! {
         ul.pips {
@@ -141,13 +150,20 @@ pub(super) fn pips(rollback: &RollbackView) -> Markup {
     }
 }
 
-fn pip(steps: &[&StepView]) -> (Tone, Icon, &'static str) {
-    if steps.iter().any(|step| step.stuck) {
+fn pip(steps: &[(About, &StepView)]) -> (Tone, Icon, &'static str) {
+    let settled = |step: &StepView| step.settled_at.is_some();
+    let mut things = steps.iter().filter(|(about, _)| *about == About::Thing);
+    let has_things = things.clone().next().is_some();
+    if steps.iter().any(|(_, step)| step.stuck) {
         (Tone::Bad, Icon::Triangle, "needs you")
-    } else if steps.iter().any(|step| step.settled_at.is_none()) {
+    } else if steps.iter().all(|(_, step)| settled(step)) {
+        (Tone::Good, Icon::Check, "gone")
+    } else if has_things && things.all(|(_, step)| settled(step)) {
+        (Tone::Calm, Icon::Eye, "gone, and any other is watched for")
+    } else if has_things {
         (Tone::Undoing, Icon::Undo, "not yet gone")
     } else {
-        (Tone::Good, Icon::Check, "gone")
+        (Tone::Calm, Icon::Eye, "not seen, and watched for")
     }
 }
 

@@ -3,7 +3,8 @@
 //! Read from what the ledger keeps of a step. Its `last_error` is one line of ours: vendor, method,
 //! path, status, the vendor's own code. What is not recognised is shown as it is.
 
-use crate::store::views::{ProvisionView, StepView};
+use super::parts;
+use crate::store::views::{RollbackView, StepView};
 
 /// What stands in the way of a step, and what a person can do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,49 +15,83 @@ pub(super) struct Plain {
     pub todo: Option<String>,
 }
 
+/// What a step is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum About {
+    /// It looks for whatever there is of its kind.
+    Search,
+    /// One thing.
+    Thing,
+}
+
+/// The steps of a rollback with what each is about. They come in the order of deletion, and within an
+/// attempt and a kind the one that searches comes first.
+pub(super) fn steps(rollback: &RollbackView) -> Vec<(About, &StepView)> {
+    let mut last = None;
+    let about = |step: &StepView| {
+        let kind = Some((step.attempt, step.resource.clone()));
+        if std::mem::replace(&mut last, kind.clone()) == kind {
+            About::Thing
+        } else {
+            About::Search
+        }
+    };
+    let abouts: Vec<About> = rollback.steps.iter().map(about).collect();
+    abouts.into_iter().zip(&rollback.steps).collect()
+}
+
 /// Says how a step stands.
-pub(super) fn step(step: &StepView) -> Plain {
-    let thing = thing(&step.resource);
+pub(super) fn step(about: About, step: &StepView) -> Plain {
+    let thing = parts::thing(&step.resource);
     let sentence = |what: String| Plain { what, todo: None };
-    match (step.state.as_str(), step.last_error.as_deref()) {
-        ("gone", _) => sentence(match step.proof.as_deref() {
-            Some("deleted") => {
-                format!("The {thing} was deleted, and the vendor no longer lists it.")
-            }
+    match (about, step.state.as_str(), step.last_error.as_deref()) {
+        (About::Search, "gone", _) if step.vendor_id.is_some() => sentence(format!(
+            "No other {thing} of this attempt is there, and none can come."
+        )),
+        (_, "gone", _) => sentence(match step.proof.as_deref() {
+            Some("deleted") => format!("Deleted, and the vendor's list is without the {thing}."),
             Some("already_gone") => format!("The {thing} was gone before we came."),
             _ => format!("No {thing} ever appeared, and none can any more."),
         }),
-        ("refused", error) => sentence(match error {
-            Some(error) => format!("Left alone, for it is not this attempt's own: {error}."),
-            None => "Left alone: it is not this attempt's own.".to_owned(),
+        (_, "refused", Some(error)) => sentence(format!("Left alone: {error}.")),
+        (_, "refused", None) => sentence("Left alone: it is not this attempt's own.".to_owned()),
+        (About::Search, "waiting", _) if !step.stuck => sentence(match step.vendor_id {
+            Some(_) => format!("Looks for any other {thing} until none can come."),
+            None => format!("No {thing} was seen; one that comes late is watched for."),
         }),
-        ("waiting", _) if !step.stuck && step.vendor_id.is_none() => sentence(format!(
-            "No {thing} was seen; one that comes late is watched for."
-        )),
-        ("waiting", _) if !step.stuck => sentence(format!(
+        (About::Thing, "waiting", _) if !step.stuck => sentence(format!(
             "The delete was accepted; waiting until the {thing} is gone."
         )),
-        (_, Some(error)) => failed(step, thing, error),
-        (_, None) if step.stuck => Plain {
+        (_, _, Some(error)) => {
+            let plain = failed(&step.resource, error);
+            Plain {
+                // What goes by itself asks nothing of anybody.
+                todo: plain.todo.filter(|_| step.stuck),
+                ..plain
+            }
+        }
+        (_, _, None) if step.stuck => Plain {
             what: format!("The {thing} has not gone for too long, though nothing failed."),
             todo: Some(
-                "Look at the vendor's console whether it is still being deleted.".to_owned(),
+                "Look in the vendor's console whether it is still being deleted.".to_owned(),
             ),
         },
-        ("leased", None) => sentence(format!("The {thing} is being dealt with now.")),
-        (_, None) => sentence(format!("The {thing} is next.")),
+        (_, "leased", None) => sentence(format!("The {thing} is being dealt with now.")),
+        (_, _, None) => sentence(format!("The {thing} is next.")),
     }
 }
 
-/// The step that a person should be told of first.
-pub(super) fn worst(provision: &ProvisionView) -> Option<&StepView> {
-    let steps = &provision.rollback.as_ref()?.steps;
-    let unsettled = || steps.iter().filter(|step| step.settled_at.is_none());
-    unsettled()
-        .find(|step| step.stuck && step.last_error.is_some())
-        .or_else(|| unsettled().find(|step| step.stuck))
-        .or_else(|| unsettled().find(|step| step.last_error.is_some()))
-        .or_else(|| unsettled().next())
+/// The step that a person should be told of first, and how it stands.
+pub(super) fn worst(rollback: &RollbackView) -> Option<(&StepView, Plain)> {
+    let unsettled: Vec<_> = steps(rollback)
+        .into_iter()
+        .filter(|(_, step)| step.settled_at.is_none())
+        .collect();
+    let rank = |(about, it): &&(About, &StepView)| {
+        (!it.stuck, it.last_error.is_none(), *about == About::Search)
+    };
+    let (about, worst) = unsettled.iter().min_by_key(rank)?;
+    Some((worst, step(*about, worst)))
 }
 
 /// Why an attempt was given up.
@@ -66,12 +101,12 @@ pub(super) fn reason(reason: &str, failed_step: Option<&str>, error: Option<&str
         .unwrap_or_default();
     let said = error.map(|error| format!(": {error}")).unwrap_or_default();
     match reason {
-        "failure" => format!("The workflow failed{at}{said}"),
-        "cancelled" => format!("The workflow was cancelled{at}{said}"),
-        "timed_out" => format!("The workflow ran out of time{at}{said}"),
+        "failure" => format!("Failed{at}{said}"),
+        "cancelled" => format!("Cancelled{at}{said}"),
+        "timed_out" => format!("Ran out of time{at}{said}"),
         "superseded" => "A later attempt of the same run took over".to_owned(),
-        "silent" => "The workflow fell silent: its heartbeats stopped".to_owned(),
-        "deadline" => "No word of an end came before the deadline".to_owned(),
+        "silent" => "Fell silent: its heartbeats stopped".to_owned(),
+        "deadline" => "Not done by its deadline".to_owned(),
         "never_started" => "No run ever took it".to_owned(),
         "dispatch_failed" => format!("GitHub refused to start the workflow{said}"),
         "destroyed" => "Somebody had it destroyed".to_owned(),
@@ -79,7 +114,9 @@ pub(super) fn reason(reason: &str, failed_step: Option<&str>, error: Option<&str
     }
 }
 
-fn failed(step: &StepView, thing: &str, error: &str) -> Plain {
+/// Says what a failed try means, and what a person can do if it stays so.
+pub(super) fn failed(resource: &str, error: &str) -> Plain {
+    let thing = parts::thing(resource);
     let plain = |what: String, todo: &str| Plain {
         what,
         todo: (!todo.is_empty()).then(|| todo.to_owned()),
@@ -103,11 +140,7 @@ fn failed(step: &StepView, thing: &str, error: &str) -> Plain {
         ),
         (_, Some("locked" | "conflict")) => plain(
             format!("{vendor} is still busy with this {thing}."),
-            if step.stuck {
-                "If it stays locked, ask the vendor's support."
-            } else {
-                ""
-            },
+            "If it stays locked, ask the vendor's support.",
         ),
         (Some(401), _) => plain(
             format!("{vendor} no longer takes our credential."),
@@ -131,11 +164,7 @@ fn failed(step: &StepView, thing: &str, error: &str) -> Plain {
         (Some(429), _) => plain(format!("{vendor} asks us to slow down."), ""),
         (Some(status @ 500..), _) => plain(
             format!("{vendor} has trouble of its own ({status})."),
-            if step.stuck {
-                "Look at the vendor's status page."
-            } else {
-                ""
-            },
+            "Look at the vendor's status page.",
         ),
         (Some(404), _) => plain(
             format!("{vendor} does not know what we asked for (404), and a moment ago it did."),
@@ -150,11 +179,7 @@ fn failed(step: &StepView, thing: &str, error: &str) -> Plain {
         ),
         (None, _) => plain(
             format!("{vendor} cannot be reached, or does not answer properly."),
-            if step.stuck {
-                "Look at the vendor's status page, and at our way out."
-            } else {
-                ""
-            },
+            "Look at the vendor's status page, and at our way out.",
         ),
     }
 }
@@ -233,10 +258,6 @@ impl<'a> Call<'a> {
     }
 }
 
-fn thing(resource: &str) -> &str {
-    super::parts::thing(resource)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -302,7 +323,7 @@ mod tests {
                 "Read what it said below; deleting it by hand helps as well.",
             ),
         ] {
-            let plain = step(&stuck(resource, "due", Some(error)));
+            let plain = step(About::Thing, &stuck(resource, "due", Some(error)));
             assert_eq!(plain.what, what);
             assert_eq!(plain.todo.as_deref(), Some(todo), "{what}");
         }
@@ -314,7 +335,7 @@ mod tests {
             "something new",
             "the vendor lists \"x: y\", which is no server's id",
         ] {
-            let plain = step(&stuck("server", "due", Some(error)));
+            let plain = step(About::Thing, &stuck("server", "due", Some(error)));
             assert_eq!(plain.what, format!("{error}."));
         }
     }
@@ -339,7 +360,7 @@ mod tests {
                 stuck: false,
                 ..stuck("server", state, error)
             };
-            assert_eq!(step(&calm).todo, None, "{state} {error:?}");
+            assert_eq!(step(About::Thing, &calm).todo, None, "{state} {error:?}");
         }
     }
 }

@@ -11,9 +11,10 @@ use serde::Deserialize;
 
 use super::layout::{self, Failure, Here, Page, notice};
 use super::parts::{self, Icon, Tone, count, run, title, when};
+use super::plain::{self, About};
 use super::sign_in::{local, see_other};
 use super::timeline::timeline;
-use super::{Operator, Viewer, plain};
+use super::{Operator, Viewer};
 use crate::domain::names::ProvisionId;
 use crate::domain::transition::Status;
 use crate::http::provisions::{destroy_now, parse_id, retry_now};
@@ -141,9 +142,9 @@ fn render(
     html! {
         (head(viewer, provision, now))
         @if let Some(rollback) = &provision.rollback { (callouts(rollback, now)) }
-        (facts(provision, runs, now))
+        (facts(provision, attempts.last(), runs, now))
         @if let Some(rollback) = &provision.rollback { (ledger(rollback, now)) }
-        @if !attempts.is_empty() { (side_by_side(attempts, provision.status, runs, now)) }
+        @if attempts.len() > 1 { (side_by_side(attempts, provision.status, runs, now)) }
         (timeline(events, now))
     }
 }
@@ -204,8 +205,8 @@ fn confirmation(provision: &ProvisionView) -> Markup {
 
 fn callouts(rollback: &RollbackView, now: DateTime<Utc>) -> Markup {
     html! {
-        @for step in rollback.steps.iter().filter(|step| step.stuck) {
-            @let plain = plain::step(step);
+        @for (about, step) in plain::steps(rollback).into_iter().filter(|(_, step)| step.stuck) {
+            @let plain = plain::step(about, step);
             (notice("bad", Icon::Triangle, html! {
                 strong { (plain.what) }
                 @if let Some(todo) = &plain.todo { " " (todo) }
@@ -219,7 +220,12 @@ fn callouts(rollback: &RollbackView, now: DateTime<Utc>) -> Markup {
     }
 }
 
-fn facts(provision: &ProvisionView, runs: Option<&str>, now: DateTime<Utc>) -> Markup {
+fn facts(
+    provision: &ProvisionView,
+    attempt: Option<&AttemptView>,
+    runs: Option<&str>,
+    now: DateTime<Utc>,
+) -> Markup {
     let text = |name: &str, value: Option<&str>| {
         html! { @if let Some(value) = value { div { dt { (name) } dd { code { (value) } } } } }
     };
@@ -238,11 +244,18 @@ fn facts(provision: &ProvisionView, runs: Option<&str>, now: DateTime<Utc>) -> M
             (text("Tailnet address", provision.tailscale_ip.as_deref()))
             (time("Deadline", provision.deadline_at))
             (time("Last heartbeat", provision.last_heartbeat_at))
-            (text("Name of server and device", provision.server_name.as_deref()))
+            (text("Device", attempt.and_then(|it| it.tailscale_node_id.as_deref())))
+            (text("Auth key", attempt.and_then(|it| it.tailscale_key_id.as_deref())))
+            (text("Name of its server and device", provision.server_name.as_deref()))
         }
         @if let Some(rollback) = &provision.rollback {
             p.because {
-                strong { (super::overview::why(provision)) "." }
+                strong {
+                    @match provision.status {
+                        Status::Failed | Status::Destroyed => { (super::overview::why(provision)) "." }
+                        _ => { "An earlier attempt was given up." }
+                    }
+                }
                 @if let Some(settled) = rollback.settled_at {
                     " All of it was proven gone " (when(settled, now))
                     @if let Some(started) = rollback.started_at {
@@ -273,21 +286,21 @@ fn ledger(rollback: &RollbackView, now: DateTime<Utc>) -> Markup {
                         th.num scope="col" { "When" }
                     } }
                     tbody {
-                        @for (at, step) in rollback.steps.iter().enumerate() {
+                        @for (at, (about, step)) in plain::steps(rollback).into_iter().enumerate() {
                             tr #{ "s-" (step.attempt) "-" (step.resource) "-" (at) }
                                 data-state={ (step.state) (step.stuck) } {
                                 td.name {
-                                    (parts::thing(&step.resource)) " "
-                                    @match &step.vendor_id {
-                                        Some(id) => { code { (id) } }
-                                        None => { "by its name" }
+                                    @match (about, &step.vendor_id) {
+                                        (About::Thing, Some(id)) => {
+                                            (parts::thing(&step.resource)) " " code { (id) }
+                                        }
+                                        _ => { "any " (parts::thing(&step.resource)) }
                                     }
                                     span.what { "attempt " (step.attempt) }
                                 }
-                                td { (state(step)) }
+                                td { (state(about, step)) }
                                 td.why {
-                                    @let plain = plain::step(step);
-                                    (plain.what)
+                                    (plain::step(about, step).what)
                                     @if let Some(error) = step.last_error.as_ref().filter(|_| step.settled_at.is_none()) {
                                         details { summary { "What was said" } pre { (error) } }
                                     }
@@ -309,15 +322,17 @@ fn ledger(rollback: &RollbackView, now: DateTime<Utc>) -> Markup {
     }
 }
 
-fn state(step: &StepView) -> Markup {
+fn state(about: About, step: &StepView) -> Markup {
     let (tone, shape, word) = match (step.state.as_str(), step.proof.as_deref()) {
         _ if step.stuck => (Tone::Bad, Icon::Triangle, "stuck"),
+        ("gone", _) if about == About::Search => (Tone::Good, Icon::Check, "none left"),
         ("gone", Some("deleted")) => (Tone::Good, Icon::Check, "deleted"),
         ("gone", Some("already_gone")) => (Tone::Good, Icon::Check, "already gone"),
         ("gone", _) => (Tone::Good, Icon::Check, "never appeared"),
         ("refused", _) => (Tone::Calm, Icon::Slash, "left alone"),
         ("leased", _) => (Tone::Undoing, Icon::Undo, "at work"),
-        ("waiting", _) => (Tone::Undoing, Icon::Half, "waiting"),
+        ("waiting", _) if about == About::Search => (Tone::Calm, Icon::Eye, "watched for"),
+        ("waiting", _) => (Tone::Undoing, Icon::Half, "deleting"),
         _ => (Tone::Undoing, Icon::Ring, "due"),
     };
     parts::badge(tone, shape, word)
@@ -333,7 +348,7 @@ fn side_by_side(
     html! {
         section aria-labelledby="attempts" {
             h2 #attempts { @if attempts.len() == 1 { "Attempt" } @else { "Attempts" } }
-            div.attempts tabindex="0" role="region" aria-labelledby="attempts" {
+            div.attempts tabindex="0" role="group" aria-label="Side by side" {
                 @for attempt in attempts.iter().rev() {
                     article #{ "a-" (attempt.number) } .current[newest == Some(attempt.number)] {
                         h3 {

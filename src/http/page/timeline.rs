@@ -54,7 +54,7 @@ fn entry(event: &EventView, began: DateTime<Utc>, now: DateTime<Utc>) -> Markup 
     };
     html! {
         li #{ "e-" (event.id) } class=(line.tone.class()) {
-            span.mark { (icon(shape)) }
+            span.who { (icon(shape)) }
             div {
                 p.head {
                     strong { (who) }
@@ -65,7 +65,7 @@ fn entry(event: &EventView, began: DateTime<Utc>, now: DateTime<Utc>) -> Markup 
                 p { (line.what) }
                 @if event.data.as_object().is_some_and(|data| !data.is_empty()) {
                     details {
-                        summary { "All that was said " code { (event.kind) } }
+                        summary { code { (event.kind) } }
                         pre { (serde_json::to_string_pretty(&event.data).unwrap_or_default()) }
                     }
                 }
@@ -74,9 +74,12 @@ fn entry(event: &EventView, began: DateTime<Utc>, now: DateTime<Utc>) -> Markup 
     }
 }
 
-/// How long after the beginning: `+0:42`, `+1:02:03`.
+/// How long after the beginning: `+0.4 s`, `+2:42`, `+1:02:03`.
 fn offset(since: TimeDelta) -> String {
     let seconds = since.num_seconds().max(0);
+    if seconds < 60 {
+        return format!("+{seconds}.{} s", since.subsec_millis().max(0) / 100);
+    }
     let (hours, minutes, seconds) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
     if hours > 0 {
         format!("+{hours}:{minutes:02}:{seconds:02}")
@@ -89,6 +92,7 @@ fn line(event: &EventView) -> Line {
     let text = |key: &str| event.data[key].as_str();
     let say = |who, tone, what: String| Line { who, tone, what };
     let resource = text("resource").unwrap_or_default();
+    let thing = thing(resource);
     let vendor = Who::Vendor(if resource == "server" {
         "Hetzner"
     } else {
@@ -197,10 +201,7 @@ fn line(event: &EventView) -> Line {
         "step.reopened" => say(
             Who::Backstop,
             Tone::Undoing,
-            format!(
-                "Looks for a {} again, for something of this attempt has turned up.",
-                thing(resource)
-            ),
+            format!("Looks for any {thing} again, for something of this attempt has turned up."),
         ),
         "step.deleting" => say(
             vendor,
@@ -213,7 +214,7 @@ fn line(event: &EventView) -> Line {
                 None => format!("{} – accepted.", request(resource, text("vendor_id"))),
             },
         ),
-        "step.failed" => say(vendor, Tone::Undoing, format!("{subject}: {error}")),
+        "step.failed" => say(vendor, Tone::Undoing, call(error)),
         "step.refused" => say(
             Who::Backstop,
             Tone::Calm,
@@ -222,22 +223,25 @@ fn line(event: &EventView) -> Line {
         "step.stuck" => say(
             Who::Backstop,
             Tone::Bad,
-            format!("Needs a person for {subject}: {error}"),
+            format!(
+                "Needs a person for {subject}. {}",
+                in_words(resource, error)
+            ),
         ),
         "step.gone" => say(
             Who::Backstop,
             Tone::Good,
             match (text("proof"), text("vendor_id")) {
+                (Some("deleted" | "already_gone"), None) => {
+                    format!("Proved that no other {thing} of this attempt is there or can come.")
+                }
                 (Some("deleted"), _) => {
                     format!("Proved {subject} gone: it was deleted, and the list is without it.")
                 }
                 (Some("already_gone"), _) => {
                     format!("Proved {subject} gone: it was gone before we came.")
                 }
-                (_, _) => format!(
-                    "Proved that no {} appeared or can appear any more.",
-                    thing(resource)
-                ),
+                (_, _) => format!("Proved that no {thing} appeared or can appear any more."),
             },
         ),
         "rollback.done" => say(
@@ -252,10 +256,30 @@ fn line(event: &EventView) -> Line {
     }
 }
 
+/// A failed call without its vendor, who is named beside it.
+fn call(error: &str) -> String {
+    let call = error
+        .strip_prefix("hetzner ")
+        .or_else(|| error.strip_prefix("tailscale "))
+        .unwrap_or(error);
+    match call.split_once(": ") {
+        Some((request, answer)) if request.contains(" /") => format!("{request} – {answer}."),
+        _ => call.to_owned(),
+    }
+}
+
+fn in_words(resource: &str, error: &str) -> String {
+    let plain = plain::failed(resource, error);
+    match plain.todo {
+        Some(todo) => format!("{} {todo}", plain.what),
+        None => plain.what,
+    }
+}
+
 fn subject(resource: &str, vendor_id: Option<&str>) -> String {
     match vendor_id {
         Some(id) => format!("{} {id}", thing(resource)),
-        None => format!("the search for a {}", thing(resource)),
+        None => format!("any {}", thing(resource)),
     }
 }
 

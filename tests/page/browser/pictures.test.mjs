@@ -21,9 +21,9 @@ for (const [screen, options] of SCREENS) {
     const page = await open(t, BUSY_URL, options);
     await page.goto('/');
     const look = async (name, expected) => {
+      await picture(page, `${name}-${screen}`, { fullPage: true });
       await fits(page);
       await check(page, expected);
-      await picture(page, `${name}-${screen}`, { fullPage: true });
     };
     await look('sign-in');
     await signIn(page);
@@ -51,8 +51,8 @@ for (const [screen, options] of SCREENS) {
     const empty = await open(t, EMPTY_URL, options);
     await signIn(empty, READ_TOKEN);
     await isLive(empty);
+    await picture(empty, `overview-empty-${screen}`, { fullPage: true });
     await fits(empty);
     await check(empty);
-    await picture(empty, `overview-empty-${screen}`, { fullPage: true });
   });
 }

@@ -68,7 +68,8 @@ export async function check(page, expected = []) {
 
 /** What is wider than the screen makes a phone scroll sideways. */
 export async function fits(page) {
-  const [wide, width] = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+  const wide = await page.evaluate(() => document.documentElement.scrollWidth);
+  const { width } = page.viewportSize();
   assert.ok(wide <= width, `${wide} pixels on a screen of ${width}`);
 }
 
