@@ -28,6 +28,7 @@ mod late;
 mod lists;
 mod metrics;
 mod order;
+mod page;
 mod proof;
 mod races;
 mod rollback;
