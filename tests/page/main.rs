@@ -29,14 +29,18 @@ async fn the_page_does_what_it_says_in_a_browser() {
         return;
     }
     let empty = Service::start().await;
+    // One in which things are done, and one that is only looked at.
     let busy = Service::start_with(seed::options()).await;
     seed::seed(&busy).await;
+    let night = Service::start_with(seed::options()).await;
+    seed::seed(&night).await;
 
     let output = Command::new("node")
         .args(["--test", "--test-reporter=spec"])
         .current_dir(TESTS)
         .env("EMPTY_URL", empty.url(""))
         .env("BUSY_URL", busy.url(""))
+        .env("NIGHT_URL", night.url(""))
         .env("SIM_URL", format!("http://{}", busy.sim.address()))
         .env("READ_TOKEN", READER)
         .env("OPERATOR_TOKEN", OPERATOR)

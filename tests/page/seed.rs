@@ -47,6 +47,9 @@ pub async fn seed(service: &Service) {
         night.running(agent).await;
     }
     night.stuck(service).await;
+    service.pass(Duration::from_secs(23 * 60)).await;
+    night.rerun("runner-arm-5").await;
+    service.pass(Duration::from_secs(4 * 60)).await;
     night.undone(service).await;
     for (agent, step) in [("runner-x86-12", "vm_created"), ("preview-415", "enrolled")] {
         let (id, run, _) = night.made(agent).await;
@@ -57,8 +60,8 @@ pub async fn seed(service: &Service) {
     service
         .operate("POST", "/v1/provisions", Some(queued))
         .await;
-    night.rerun("runner-arm-5").await;
     orphans(service).await;
+    service.pass(Duration::from_secs(40)).await;
 }
 
 impl Night<'_> {

@@ -2,7 +2,7 @@
 
 import { after, before, test } from 'node:test';
 
-import { BUSY_URL, EMPTY_URL, READ_TOKEN, check, close, fits, isLive, launch, open, picture, signIn } from './support.mjs';
+import { EMPTY_URL, NIGHT_URL, READ_TOKEN, check, close, fits, isLive, launch, open, picture, signIn } from './support.mjs';
 
 before(launch);
 after(close);
@@ -18,7 +18,7 @@ const SCREENS = [
 
 for (const [screen, options] of SCREENS) {
   test(`every page is whole and accessible: ${screen}`, async (t) => {
-    const page = await open(t, BUSY_URL, options);
+    const page = await open(t, NIGHT_URL, options);
     await page.goto('/');
     const look = async (name, expected) => {
       await picture(page, `${name}-${screen}`, { fullPage: true });
@@ -54,5 +54,20 @@ for (const [screen, options] of SCREENS) {
     await picture(empty, `overview-empty-${screen}`, { fullPage: true });
     await fits(empty);
     await check(empty);
+  });
+}
+
+// What README shows: `readme-*` are copied to docs/images.
+for (const colorScheme of ['light', 'dark']) {
+  test(`pictures for README: ${colorScheme}`, { skip: !process.env.BACKSTOP_PICTURES }, async (t) => {
+    const page = await open(t, NIGHT_URL, { colorScheme, viewport: { width: 1160, height: 800 } });
+    await signIn(page);
+    await isLive(page);
+    await picture(page, `readme-overview-${colorScheme}`);
+    await page.goto('/provisions?q=runner-arm-5');
+    await page.getByRole('link', { name: 'runner-arm-5' }).click();
+    await isLive(page);
+    await page.setViewportSize({ width: 1160, height: 1500 });
+    await picture(page, `readme-provision-${colorScheme}`);
   });
 }

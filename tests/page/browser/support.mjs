@@ -12,7 +12,7 @@ const require = createRequire(join(packages, 'any.js'));
 const { chromium } = require('playwright-core');
 const axe = readFileSync(require.resolve('axe-core/axe.min.js'), 'utf8');
 
-export const { EMPTY_URL, BUSY_URL, SIM_URL, READ_TOKEN, OPERATOR_TOKEN, CALLBACK_SECRET } = process.env;
+export const { EMPTY_URL, BUSY_URL, NIGHT_URL, SIM_URL, READ_TOKEN, OPERATOR_TOKEN, CALLBACK_SECRET } = process.env;
 export const TAG = 'tag:agent';
 /** How long anything that happens by itself may take on a slow machine. */
 export const PATIENCE = 20_000;
