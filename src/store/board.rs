@@ -122,7 +122,8 @@ pub async fn last_day(db: &mut PgConnection) -> Result<[Hour; HOURS], StoreError
             hour.failed = row.failed.unsigned_abs();
         }
     }
-    // What was reopened and is done once more did not take all the time in between.
+    // What was reopened and is done once more did not take all the time in between. Each `limit 1`
+    // keeps the planner from joining with all that there ever was.
     let settled = sqlx::query!(
         r#"
         select hours_ago as "hours_ago!", count(*) as "settled!",
@@ -133,15 +134,21 @@ pub async fn last_day(db: &mut PgConnection) -> Result<[Hour; HOURS], StoreError
                        as hours_ago,
                    extract(epoch from e.at - a.rollback_started_at)::float8 as took
             from events e
-            join attempts a on a.provision_id = e.provision_id and a.number = e.attempt
+            cross join lateral (
+                select rollback_started_at
+                from attempts
+                where provision_id = e.provision_id and number = e.attempt
+                  and rollback_started_at is not null
+                limit 1
+            ) a
             where e.kind = 'rollback.done'
               and e.at > (select backstop_now()) - interval '24 hours'
-              and a.rollback_started_at is not null
-              and not exists (
-                  select from events earlier
+              and (
+                  select true from events earlier
                   where earlier.provision_id = e.provision_id and earlier.id < e.id
                     and earlier.attempt = e.attempt and earlier.kind = 'rollback.done'
-              )
+                  limit 1
+              ) is null
         ) done
         group by hours_ago
         "#

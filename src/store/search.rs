@@ -110,13 +110,12 @@ pub async fn search(
                   and ($2::text is null or lower(p.agent_id) like $2 or p.id = any ($3::uuid[]))
                   and ($4::timestamptz is null or (p.created_at, p.id) < ($4, $5::uuid))
                   and (not $7::boolean
-                       or exists (
-                           select from attempts a
+                       or (select true from attempts a
                            where a.provision_id = p.id and a.reason is not null
-                       ) and not exists (
-                           select from steps s
-                           where s.provision_id = p.id and s.settled_at is null
-                       ))
+                           limit 1)
+                          and (select true from steps s
+                               where s.provision_id = p.id and s.settled_at is null
+                               limit 1) is null)
                 order by p.created_at desc, p.id desc
                 limit $6
                 "#,
