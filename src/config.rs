@@ -4,6 +4,7 @@
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
 mod github;
+mod oidc;
 mod vendors;
 
 use std::net::SocketAddr;
@@ -25,6 +26,7 @@ use crate::rollback::worker;
 use crate::sweep::periodic;
 use crate::watch;
 use github::GitHubSettings;
+use oidc::OidcSettings;
 
 pub use vendors::VendorSettings;
 
@@ -88,6 +90,10 @@ pub struct Settings {
     /// The workflow that provisions.
     #[command(flatten)]
     pub github: GitHubSettings,
+
+    /// The tokens of its jobs.
+    #[command(flatten)]
+    pub oidc: OidcSettings,
 
     /// Secrets of signed callbacks, `whsec_…`, comma separated for rotation
     #[arg(
@@ -258,13 +264,19 @@ impl Settings {
                     .collect()
             })
             .unwrap_or_default();
-        if secrets.is_empty() {
+        let public_url = self.public_url()?;
+        let tokens = self.oidc.check(&self.github, public_url.as_deref())?;
+        if secrets.is_empty() && tokens.is_none() {
             return Err(error(
-                "BACKSTOP_CALLBACK_SECRETS is not set: nobody could prove a callback",
+                "nobody could prove a callback: set BACKSTOP_CALLBACK_SECRETS, or \
+                 BACKSTOP_GITHUB_REPOSITORY and BACKSTOP_PUBLIC_URL for the tokens of its jobs",
             ));
         }
-        let proof = ProofOfCaller::by_signature(&secrets)
+        let mut proof = ProofOfCaller::by_signature(&secrets)
             .map_err(|e| ConfigError(format!("BACKSTOP_CALLBACK_SECRETS: {e}")))?;
+        if let Some(tokens) = tokens {
+            proof = proof.or_by_token(tokens);
+        }
 
         let tokens = Tokens {
             read: given(self.read_token.as_ref()).cloned(),
@@ -316,7 +328,7 @@ impl Settings {
             },
             watch: watch::Settings {
                 patience,
-                public_url: self.public_url()?,
+                public_url,
                 pulse_every: patience.longest_breath() / 3,
             },
         })

@@ -10,7 +10,8 @@
 //!   No I/O; imports nobody.
 //! - [`store`]: all SQL. A callback is one read and one compare-and-swap statement; the ledger is
 //!   claimed under leases and settled under a fence.
-//! - [`http`]: callbacks from workflows, the status API for dashboards.
+//! - [`http`]: callbacks from workflows, the status API for dashboards. [`oidc`]: whose run a job's token
+//!   is.
 //! - [`rollback`]: [`rollback::rollback_failed_provision`] plans what must go, the worker makes it go.
 //! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`dispatch`]: sends the workflows that the outbox has.
@@ -33,6 +34,7 @@ pub mod dispatch;
 pub mod domain;
 pub mod http;
 pub mod metrics;
+pub mod oidc;
 pub mod postgres;
 pub mod providers;
 pub mod rollback;

@@ -52,6 +52,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::dispatch",
         "crate::http",
         "crate::metrics",
+        "crate::oidc",
         "crate::postgres",
         "crate::providers",
         "crate::rollback",

@@ -47,7 +47,7 @@ print(base64.b64encode(hmac.digest(key, sys.stdin.buffer.read(), "sha256")).deco
 
 prove_by_token() {
   local audience token=${ACTIONS_ID_TOKEN_REQUEST_TOKEN:?the job needs id-token: write}
-  audience=$(jq -rn --arg it "${BACKSTOP_OIDC_AUDIENCE:-$BACKSTOP_URL}" '$it | @uri')
+  audience=$(jq -rn --arg it "${BACKSTOP_OIDC_AUDIENCE:-${BACKSTOP_URL%/}}" '$it | @uri')
   request GET "$ACTIONS_ID_TOKEN_REQUEST_URL&audience=$audience"
   jq -er '"header = \"authorization: Bearer \(.value // error)\""' <<<"$body"
 }

@@ -83,29 +83,35 @@ remove() {
   fi
 }
 
-# matching COMMAND PATH JQ: the ids that a list shows.
-matching() {
+# list COMMAND PATH JQ: sets $listed to the ids that the list shows. In no subshell, which would keep
+# Tailscale's token to itself.
+list() {
+  listed=
   insist "$patience" "$1" GET "$2"
-  if is_ok; then
-    jq -r --argjson told "$(told . | jq -s '.[0] // {}')" "$3" <<<"$body"
-  else
+  if ! is_ok || ! listed=$(jq -r --argjson told "$(told . | jq -s '.[0] // {}')" "$3" <<<"$body"); then
     tell "$2 could not be listed, $(said)"
   fi
+}
+
+# noted_or_listed NOTE: each id once.
+noted_or_listed() {
+  { noted "$1" && echo && echo "$listed"; } | sort -u
 }
 
 # shellcheck disable=SC2016 # jq's variables
 remove_keys() {
   local id
-  for id in $({ noted tailscale_key_id && echo; matching tailscale '/TAILNET/keys?all=true' \
-    '.keys[] | select(.description == $told.tailscale.key_description) | .id'; } | sort -u); do
+  list tailscale '/TAILNET/keys?all=true' \
+    '.keys[] | select(.description == $told.tailscale.key_description) | .id'
+  for id in $(noted_or_listed tailscale_key_id); do
     remove "auth key $id" tailscale "/TAILNET/keys/$id"
   done
 }
 
 remove_servers() {
   local id
-  for id in $({ noted server_id && echo; matching hetzner "/servers?label_selector=$(selector)" \
-    '.servers[].id'; } | sort -u); do
+  list hetzner "/servers?label_selector=$(selector)" '.servers[].id'
+  for id in $(noted_or_listed server_id); do
     remove "server $id" hetzner "/servers/$id"
     await_end_of_server "$id"
   done
@@ -122,9 +128,10 @@ await_end_of_server() {
 # shellcheck disable=SC2016 # jq's variables
 remove_devices() {
   local id
-  for id in $({ noted tailscale_node_id && echo; matching tailscale '/TAILNET/devices' \
+  list tailscale '/TAILNET/devices' \
     '.devices[] | select(.hostname == $told.tailscale.hostname and .tags != null
-      and ($told.tailscale.tags - .tags == [])) | .nodeId // .id'; } | sort -u); do
+      and ($told.tailscale.tags - .tags == [])) | .nodeId // .id'
+  for id in $(noted_or_listed tailscale_node_id); do
     remove "device $id" tailscale "/device/$id"
   done
 }

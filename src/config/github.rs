@@ -66,9 +66,9 @@ pub struct GitHubSettings {
 }
 
 /// How the repository is named. Its number tells whose runs call us, and starts none.
-enum Named {
+pub(super) enum Named {
     Nowhere,
-    ByNumber,
+    ByNumber(u64),
     ByName(Repository),
 }
 
@@ -83,7 +83,7 @@ impl GitHubSettings {
         };
         let repository = match repository {
             Named::ByName(repository) => repository,
-            Named::ByNumber => {
+            Named::ByNumber(_) => {
                 return error(format!(
                     "{variable} is set, and BACKSTOP_GITHUB_REPOSITORY is a number: to dispatch, \
                      it must be owner/name"
@@ -117,10 +117,15 @@ impl GitHubSettings {
         Some(format!("{site}/{repository}/actions/runs"))
     }
 
-    fn repository(&self) -> Result<Named, ConfigError> {
+    pub(super) fn repository(&self) -> Result<Named, ConfigError> {
         match given_text(self.github_repository.as_deref()) {
             None => Ok(Named::Nowhere),
-            Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => Ok(Named::ByNumber),
+            Some(text) if text.bytes().all(|b| b.is_ascii_digit()) => {
+                let number = text.parse();
+                number.map(Named::ByNumber).map_err(|_| {
+                    ConfigError("BACKSTOP_GITHUB_REPOSITORY is too long a number".to_owned())
+                })
+            }
             Some(text) => Repository::parse(text)
                 .map(Named::ByName)
                 .map_err(|e| ConfigError(e.to_string())),

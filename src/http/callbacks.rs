@@ -59,13 +59,14 @@ async fn take(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    super::ProofOfCaller::require_credentials(&headers)?;
+    api.proof.require_credentials(&headers)?;
     let body = body::read(&headers, body).await?;
-    api.proof.check(&headers, &body)?;
+    let caller = api.proof.check(&headers, &body).await?;
 
     let (id, kind) = parse_path(path)?;
     body::require_json(&headers)?;
     let callback = parse(&Fields::parse(&body)?, id, kind, api)?;
+    caller.require_voice_of(callback.run)?;
 
     let accepted = record(api, &callback).await?;
     answer(api, &callback, &accepted, wait_asked_for(&headers)).await

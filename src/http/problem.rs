@@ -94,6 +94,14 @@ impl Problem {
         )
     }
 
+    pub(super) fn issuer_away() -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "unavailable",
+            "the keys of the token's issuer cannot be had; sending the same again is safe",
+        )
+    }
+
     pub(super) fn internal() -> Self {
         Self::new(
             StatusCode::INTERNAL_SERVER_ERROR,

@@ -1,8 +1,9 @@
 //! Proof of who sends a callback.
 //!
 //! One replaceable piece: [`ProofOfCaller::check`] sees the headers and the raw body, before
-//! anything is parsed. Today it takes [Standard Webhooks](https://www.standardwebhooks.com)
-//! signatures by any of several secrets.
+//! anything is parsed. It takes the token that GitHub Actions issued to a job, which speaks for its
+//! run alone, and [Standard Webhooks](https://www.standardwebhooks.com) signatures by any of several
+//! secrets, whose holders speak for every run.
 
 use axum::http::HeaderMap;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,7 +11,9 @@ use standardwebhooks::{
     HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook,
 };
 
-use super::Problem;
+use super::{Problem, tokens};
+use crate::domain::names::Run;
+use crate::oidc::{Unproven, Verifier};
 
 /// Fewer bytes than this are no secret.
 const SHORTEST_SECRET: usize = 16;
@@ -18,6 +21,32 @@ const SHORTEST_SECRET: usize = 16;
 /// Settles who sends a callback.
 pub struct ProofOfCaller {
     signatures: Vec<Webhook>,
+    tokens: Option<Verifier>,
+}
+
+/// For whom a proven caller may speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Caller {
+    /// A holder of the secret.
+    AnyRun,
+    /// A job of this run.
+    Run(Run),
+}
+
+impl Caller {
+    /// Lets a caller pass who may speak for `run`.
+    pub(super) fn require_voice_of(self, run: Run) -> Result<(), Problem> {
+        match self {
+            Self::AnyRun => Ok(()),
+            Self::Run(own) if own == run => Ok(()),
+            Self::Run(own) => {
+                tracing::warn!(run.id = %run, token.run.id = %own, "a token of another run");
+                Err(Problem::unauthenticated(
+                    "run_id and run_attempt must be those of the run that the token was issued to",
+                ))
+            }
+        }
+    }
 }
 
 /// A secret that is none. Says which of several, never what.
@@ -54,23 +83,39 @@ impl ProofOfCaller {
                 Webhook::new(secret.expose_secret()).map_err(|_| bad())
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { signatures })
+        Ok(Self {
+            signatures,
+            tokens: None,
+        })
+    }
+
+    /// Takes tokens of jobs as well.
+    #[must_use]
+    pub fn or_by_token(mut self, tokens: Verifier) -> Self {
+        self.tokens = Some(tokens);
+        self
     }
 
     /// Whether there is anything to check at all, so that nobody's body is read for nothing.
-    pub(super) fn require_credentials(headers: &HeaderMap) -> Result<(), Problem> {
-        let signed = [
-            HEADER_WEBHOOK_ID,
-            HEADER_WEBHOOK_TIMESTAMP,
-            HEADER_WEBHOOK_SIGNATURE,
-        ]
-        .iter()
-        .all(|&name| headers.contains_key(name));
-        if signed { Ok(()) } else { Err(unproven()) }
+    pub(super) fn require_credentials(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        let with_token = self.tokens.is_some() && tokens::bearer(headers).is_some();
+        if with_token || is_signed(headers) {
+            Ok(())
+        } else {
+            Err(unproven())
+        }
     }
 
-    /// Checks the proof. What is wrong with it goes to the log, not to the caller.
-    pub(super) fn check(&self, headers: &HeaderMap, body: &[u8]) -> Result<(), Problem> {
+    /// Checks the proof. What is wrong with it goes to the log, not to the caller. Who shows a token
+    /// is judged by it, signed or not.
+    pub(super) async fn check(&self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, Problem> {
+        match (&self.tokens, tokens::bearer(headers)) {
+            (Some(verifier), Some(token)) => check_token(verifier, token).await,
+            _ => self.check_signature(headers, body),
+        }
+    }
+
+    fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, Problem> {
         // The library computes with the timestamp; keep it to what can be one.
         let plausible = headers
             .get(HEADER_WEBHOOK_TIMESTAMP)
@@ -82,7 +127,7 @@ impl ProofOfCaller {
             .filter(|secret| plausible && secret.verify(body, headers).is_ok())
             .count();
         if matching > 0 {
-            Ok(())
+            Ok(Caller::AnyRun)
         } else {
             tracing::warn!(
                 webhook.id = ?headers.get(HEADER_WEBHOOK_ID),
@@ -94,9 +139,33 @@ impl ProofOfCaller {
     }
 }
 
+fn is_signed(headers: &HeaderMap) -> bool {
+    [
+        HEADER_WEBHOOK_ID,
+        HEADER_WEBHOOK_TIMESTAMP,
+        HEADER_WEBHOOK_SIGNATURE,
+    ]
+    .iter()
+    .all(|&name| headers.contains_key(name))
+}
+
+async fn check_token(verifier: &Verifier, token: &[u8]) -> Result<Caller, Problem> {
+    // A token is base64 and dots.
+    let token = str::from_utf8(token).map_err(|_| unproven())?;
+    match verifier.verify(token).await {
+        Ok(run) => Ok(Caller::Run(run)),
+        Err(Unproven::Refused(why)) => {
+            tracing::warn!(why, "a callback with a token that is not of a run of ours");
+            Err(unproven())
+        }
+        Err(Unproven::Undecided) => Err(Problem::issuer_away()),
+    }
+}
+
 fn unproven() -> Problem {
     Problem::unauthenticated(
-        "a callback needs a Standard Webhooks signature: webhook-id, webhook-timestamp (within \
+        "a callback needs the OIDC token of a job of the workflow (Authorization: Bearer), at most \
+         10 minutes old, or a Standard Webhooks signature: webhook-id, webhook-timestamp (within \
          5 minutes) and webhook-signature",
     )
 }

@@ -34,7 +34,7 @@ impl Tokens {
         if !headers.contains_key(AUTHORIZATION) && session::role(self, headers).is_some() {
             return Ok(());
         }
-        let token = bearer(headers)?;
+        let token = bearer(headers).ok_or_else(unknown)?;
         if matches(self.read.as_ref(), token) | matches(self.operator.as_ref(), token) {
             Ok(())
         } else {
@@ -44,7 +44,7 @@ impl Tokens {
 
     /// Lets operators pass. A session of the page changes nothing here: the page has forms for that.
     pub(super) fn require_operator(&self, headers: &HeaderMap) -> Result<(), Problem> {
-        let token = bearer(headers)?;
+        let token = bearer(headers).ok_or_else(unknown)?;
         if matches(self.operator.as_ref(), token) {
             Ok(())
         } else if matches(self.read.as_ref(), token) {
@@ -55,11 +55,12 @@ impl Tokens {
     }
 }
 
-fn bearer(headers: &HeaderMap) -> Result<&[u8], Problem> {
-    let value = headers.get(AUTHORIZATION).ok_or_else(unknown)?.as_bytes();
+/// The token of `Authorization: Bearer`, if there is one.
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
+    let value = headers.get(AUTHORIZATION)?.as_bytes();
     match value.split_at_checked(7) {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Ok(token),
-        _ => Err(unknown()),
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case(b"bearer ") => Some(token),
+        _ => None,
     }
 }
 

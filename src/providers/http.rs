@@ -105,6 +105,11 @@ impl Http {
         Ok(())
     }
 
+    /// Whether requests pass machines other than this one unencrypted.
+    pub(super) fn is_open_to_eavesdroppers(&self) -> bool {
+        self.base.scheme() == "http" && !is_loopback(&self.base)
+    }
+
     pub(super) fn base(&self) -> &Url {
         &self.base
     }
@@ -138,6 +143,7 @@ impl Http {
             request,
             origin,
             http: self,
+            most: LARGEST_BODY,
         }
     }
 
@@ -237,6 +243,8 @@ pub(super) struct Call<'a> {
     request: RequestBuilder,
     origin: Origin,
     http: &'a Http,
+    /// Bytes of a success's body.
+    most: usize,
 }
 
 impl Call<'_> {
@@ -266,6 +274,12 @@ impl Call<'_> {
         self
     }
 
+    /// Takes no longer answer than `bytes`.
+    pub(super) fn at_most(mut self, bytes: usize) -> Self {
+        self.most = bytes;
+        self
+    }
+
     /// Sends the request and reads the answer, whatever its status.
     ///
     /// # Errors
@@ -275,9 +289,10 @@ impl Call<'_> {
             request,
             origin,
             http,
+            most,
         } = self;
         let started = Instant::now();
-        let outcome = exchange(request).await;
+        let outcome = exchange(request, most).await;
         let status = match &outcome {
             Ok((status, ..)) | Err((Some(status), _)) => Some(status.as_u16()),
             Err((None, _)) => None,
@@ -311,12 +326,12 @@ impl Call<'_> {
 
 type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
 
-async fn exchange(request: RequestBuilder) -> Exchange {
+async fn exchange(request: RequestBuilder, most: usize) -> Exchange {
     let mut response = request.send().await.map_err(|e| (None, no_answer(&e)))?;
     let status = response.status();
     let headers = std::mem::take(response.headers_mut());
     if status.is_success() {
-        let body = read(response, LARGEST_BODY).await;
+        let body = read(response, most).await;
         return body
             .map(|body| (status, headers, body))
             .map_err(|why| (Some(status), why));

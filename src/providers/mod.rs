@@ -1,5 +1,5 @@
 //! The vendors' APIs: what backstop can see and delete at Hetzner and at Tailscale, and start at
-//! GitHub.
+//! GitHub; and the keys of the issuer of its tokens.
 //!
 //! Owns the clients, and with them every assumption about how a vendor answers. Promises that an
 //! answer is either understood in full or an error: half a list, a page of HTML or a list of
@@ -17,6 +17,7 @@
 
 mod error;
 mod http;
+mod issuer;
 mod kept_token;
 mod wire;
 
@@ -28,6 +29,7 @@ pub use error::{FailedCall, SetupError, VendorError};
 pub use github::GitHub;
 pub use hetzner::Hetzner;
 pub use http::{Timeouts, loopback_client};
+pub use issuer::{Issuer, IssuerKey};
 pub use tailscale::Tailscale;
 
 /// Whose API it is.
@@ -39,6 +41,8 @@ pub enum Vendor {
     Tailscale,
     /// GitHub, which runs the workflows.
     GitHub,
+    /// Who issues the tokens of its jobs.
+    Issuer,
 }
 
 impl Vendor {
@@ -49,6 +53,7 @@ impl Vendor {
             Self::Hetzner => "hetzner",
             Self::Tailscale => "tailscale",
             Self::GitHub => "github",
+            Self::Issuer => "issuer",
         }
     }
 }

@@ -16,8 +16,9 @@ use super::{
     exchange::{Answer, Request, Twist},
     hetzner_problem::Problem,
     hetzner_servers::{find, id_or_name, read_body},
-    paging::{Page, paged},
-    selector::{Labels, Selector, check_labels},
+    listing::Listing,
+    paging::paged,
+    selector::{Labels, check_labels},
     snapshot::Effect,
     world::World,
 };
@@ -47,28 +48,15 @@ pub(super) fn list(
     request: &Request,
     twist: &Twist,
 ) -> Result<Answer, Problem> {
-    let query = request.query();
-    let page = Page::from_query(&query)?;
-    let all = |name: &str| -> Vec<&str> {
-        let named = query.iter().filter(|(key, _)| key == name);
-        named.map(|(_, value)| value.as_str()).collect()
-    };
-    let mut selectors = Vec::new();
-    for selector in all("label_selector") {
-        let parsed = Selector::parse(selector)
-            .map_err(|bad| Problem::invalid_input("label_selector", &bad.0))?;
-        selectors.push(parsed);
-    }
-    let names = all("name");
+    let listing = Listing::read(request)?;
     let mut shown: Vec<&Belonging> = world
         .project
         .belongings()
         .of(kind)
-        .filter(|it| selectors.iter().all(|wanted| wanted.picks(&it.is.labels)))
-        .filter(|it| names.is_empty() || names.contains(&it.is.name.as_str()))
+        .filter(|it| listing.picks(&it.is.name, &it.is.labels))
         .filter(|it| !twist.omits(&[&it.id.to_string(), &it.is.name]))
         .collect();
-    for order in all("sort") {
+    for order in listing.values("sort") {
         match order {
             "id" | "id:asc" | "created" | "created:asc" => shown.sort_by_key(|it| it.id),
             "id:desc" | "created:desc" => shown.sort_by_key(|it| std::cmp::Reverse(it.id)),
@@ -76,7 +64,7 @@ pub(super) fn list(
         }
     }
     let shown: Vec<Value> = shown.into_iter().map(render).collect();
-    Ok(paged(kind.plural(), &shown, page, request))
+    Ok(paged(kind.plural(), &shown, listing.page, request))
 }
 
 pub(super) fn get(world: &World, kind: BelongingKind, id: u64) -> Result<Answer, Problem> {

@@ -9,9 +9,10 @@ use super::{
     exchange::{Answer, Request, Twist},
     hetzner_json as render,
     hetzner_problem::Problem,
-    paging::{self, Page},
+    listing::Listing,
+    paging,
     project::{Command, NewServer, Server},
-    selector::{Labels, Selector, check_labels, is_host_name},
+    selector::{Labels, check_labels, is_host_name},
     snapshot::Effect,
     tailnet::random_word,
     world::World,
@@ -44,34 +45,22 @@ pub(super) fn list_servers(
     request: &Request,
     twist: &Twist,
 ) -> Result<Answer, Problem> {
-    let query = request.query();
-    let page = Page::from_query(&query)?;
-    let all = |name: &str| -> Vec<&str> {
-        let named = query.iter().filter(|(key, _)| key == name);
-        named.map(|(_, value)| value.as_str()).collect()
-    };
-    let mut selectors = Vec::new();
-    for selector in all("label_selector") {
-        let parsed = Selector::parse(selector)
-            .map_err(|bad| Problem::invalid_input("label_selector", &bad.0))?;
-        selectors.push(parsed);
-    }
-    let (names, statuses) = (all("name"), all("status"));
+    let listing = Listing::read(request)?;
     let mut servers: Vec<&Server> = world
         .project
         .servers()
-        .filter(|server| selectors.iter().all(|it| it.picks(&server.labels)))
-        .filter(|server| names.is_empty() || names.contains(&server.name.as_str()))
-        .filter(|server| statuses.is_empty() || statuses.contains(&server.status.as_str()))
+        .filter(|server| listing.picks(&server.name, &server.labels))
+        .filter(|server| listing.allows("status", server.status.as_str()))
         .filter(|server| !twist.omits(&[&server.id.to_string(), &server.name]))
         .collect();
     // The last key sorts first, so that the first one has the last word.
-    for order in all("sort").into_iter().rev() {
+    for order in listing.values("sort").rev() {
         sort_servers(&mut servers, order)?;
     }
     let now = clock::now();
     let total = servers.len();
-    let shown = page
+    let shown = listing
+        .page
         .cut(&servers)
         .iter()
         .map(|server| render::server(server, world.project.belongings(), now));
@@ -79,7 +68,7 @@ pub(super) fn list_servers(
         "servers",
         &shown.collect::<Vec<_>>(),
         total,
-        page,
+        listing.page,
         request,
     ))
 }

@@ -49,6 +49,7 @@ mod hetzner_json;
 mod hetzner_pricing;
 mod hetzner_problem;
 mod hetzner_servers;
+mod listing;
 mod options;
 mod paging;
 mod project;

@@ -87,6 +87,18 @@ const CASES: &[Case] = &[
         ],
         "GITHUB_TOKEN",
     ),
+    (
+        &[("BACKSTOP_OIDC_ISSUER", Some("https://issuer.example"))],
+        "BACKSTOP_PUBLIC_URL",
+    ),
+    (
+        &[
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+            ("GITHUB_TOKEN", None),
+            ("BACKSTOP_GITHUB_REPOSITORY", None),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
     // secrets that cannot be
     (
         &[("GITHUB_TOKEN", Some("very-secret-value two"))],
@@ -178,6 +190,31 @@ const CASES: &[Case] = &[
         "BACKSTOP_GITHUB_WORKFLOW",
     ),
     (&[("BACKSTOP_GITHUB_REF", Some(""))], "BACKSTOP_GITHUB_REF"),
+    (
+        // Whoever is on the way could put keys of his own there.
+        &[
+            ("BACKSTOP_OIDC_ISSUER", Some("http://issuer.example")),
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+        ],
+        "BACKSTOP_OIDC_ISSUER",
+    ),
+    (
+        &[
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+            (
+                "BACKSTOP_OIDC_CALLED_WORKFLOWS",
+                Some("provision-agent.yml"),
+            ),
+        ],
+        "BACKSTOP_OIDC_CALLED_WORKFLOWS",
+    ),
+    (
+        &[
+            ("BACKSTOP_OIDC_AUDIENCE", Some("https://backstop.example")),
+            ("BACKSTOP_GITHUB_OWNER_ID", Some("acme")),
+        ],
+        "BACKSTOP_GITHUB_OWNER_ID",
+    ),
     (
         &[("BACKSTOP_PROVISION_TIMEOUT", Some("soon"))],
         "BACKSTOP_PROVISION_TIMEOUT",

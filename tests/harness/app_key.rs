@@ -32,13 +32,22 @@ pub struct AppKey {
 /// The process's key.
 pub static APP_KEY: LazyLock<AppKey> = LazyLock::new(|| {
     let pair = KeyPair::generate(KeySize::Rsa2048).unwrap();
-    let private: Pkcs8V1Der<'_> = pair.as_der().unwrap();
     let public: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
     AppKey {
-        private: pem("RSA PRIVATE KEY", &private.as_ref()[PKCS8_HEADER..]),
+        private: pem("RSA PRIVATE KEY", &pkcs1(&pair)),
         public: pem("PUBLIC KEY", public.as_ref()),
     }
 });
+
+/// A fresh private key, as PKCS #1.
+pub fn rsa_key() -> Vec<u8> {
+    pkcs1(&KeyPair::generate(KeySize::Rsa2048).unwrap())
+}
+
+fn pkcs1(pair: &KeyPair) -> Vec<u8> {
+    let private: Pkcs8V1Der<'_> = pair.as_der().unwrap();
+    private.as_ref()[PKCS8_HEADER..].to_vec()
+}
 
 fn pem(what: &str, der: &[u8]) -> String {
     let mut text = format!("-----BEGIN {what}-----\n");

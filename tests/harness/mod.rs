@@ -13,6 +13,7 @@
 )]
 
 pub mod app_key;
+pub mod issuer;
 
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;

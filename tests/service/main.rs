@@ -27,6 +27,7 @@ mod hostile_requests;
 mod late;
 mod lists;
 mod metrics;
+mod oidc;
 mod order;
 mod page;
 mod proof;

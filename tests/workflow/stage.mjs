@@ -16,9 +16,18 @@ const python = dirname(
   execFileSync('python3', ['-c', 'import os, sys; print(os.path.realpath(sys.executable))']).toString(),
 );
 
-/// Starts the world and loads the workflow.
+/// For whom jobs ask their tokens: in front of backstop each scenario has a proxy of its own.
+const AUDIENCE = 'https://backstop.example';
+
+/// Starts the world, which takes the tokens of our workflow's jobs, and loads the workflow.
 export async function startStage() {
-  const [world, issuer, workflow] = await Promise.all([startWorld(), startIssuer(), loadWorkflow(FILE)]);
+  const issuer = await startIssuer();
+  const serve = {
+    BACKSTOP_OIDC_ISSUER: issuer.url,
+    BACKSTOP_OIDC_AUDIENCE: AUDIENCE,
+    BACKSTOP_GITHUB_REPOSITORY: 'acme/agents',
+  };
+  const [world, workflow] = await Promise.all([startWorld({ serve }), loadWorkflow(FILE)]);
   return new Stage(world, issuer, workflow);
 }
 
@@ -30,9 +39,15 @@ class Stage {
   }
 
   /// A run for a scenario's provision. Waits within scripts are short; `options` as of `createRun`.
-  run(scenario, options = {}) {
+  /// `keyless`: without a shared secret, with the tokens of its jobs instead.
+  run(scenario, { keyless = false, ...options } = {}) {
+    const settings = scenario.settings();
+    if (keyless) {
+      delete settings.secrets.BACKSTOP_CALLBACK_SECRET;
+      settings.vars.BACKSTOP_OIDC_AUDIENCE = AUDIENCE;
+    }
     return createRun(this.workflow, {
-      ...scenario.settings(),
+      ...settings,
       actions: { 'actions/checkout': checkout(), 'tailscale/github-action': async () => {} },
       issuer: this.issuer,
       path: `${stubs}${delimiter}${python}`,

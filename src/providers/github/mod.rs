@@ -88,6 +88,12 @@ impl Repository {
     }
 }
 
+impl std::fmt::Display for Repository {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.owner, self.name)
+    }
+}
+
 impl GitHub {
     /// `api_url` is `GITHUB_API_URL`.
     ///

@@ -269,7 +269,7 @@ describe('a run', { concurrency: 4 }, () => {
 
   test('without a shared secret proves its callbacks by the job’s own token', () =>
     play(
-      { secrets: {}, env: { CALLBACK_SECONDS: '1' } },
+      { secrets: {}, env: { CALLBACK_SECONDS: '1', CLEAN_UP_SECONDS: '1' } },
       async ({ backstop }) => {
         const { headers, body } = backstop.requests[0];
         assert.equal(headers['webhook-signature'], undefined);
@@ -284,5 +284,18 @@ describe('a run', { concurrency: 4 }, () => {
         assert.equal(claims.run_id, JSON.parse(body).run_id);
       },
       ({ backstop }) => backstop.fail({ path: /callbacks/, status: 401, body: '{}' }),
+    ));
+
+  test('without a shared secret is believed for its own run', () =>
+    play({ keyless: true }, async (scenario, result) => {
+      assert.equal(result.conclusion, 'success');
+      await stage.assertInUse(scenario);
+      const signed = scenario.backstop.requests.filter((it) => it.headers['webhook-signature']);
+      assert.deepEqual(signed, []);
+    }));
+
+  test('without a shared secret is believed when it fails', () =>
+    play({ keyless: true, faults: { configure: { before: 'fail' } } }, (scenario) =>
+      stage.assertGone(scenario, 'failure'),
     ));
 });

@@ -1,0 +1,150 @@
+//! An issuer of OIDC tokens: where its public keys are, and which ones it has.
+//!
+//! See [OpenID Connect Discovery](https://openid.net/specs/openid-connect-discovery-1_0.html) and
+//! <https://docs.github.com/actions/reference/security/oidc>. Everything comes from the issuer's own
+//! address: a document that names keys elsewhere is refused.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::http::{Answer, Http, Timeouts};
+use super::{SetupError, Vendor, VendorError};
+
+/// A caller waits for it, so it is short.
+const TIMEOUTS: Timeouts = Timeouts {
+    connect: Duration::from_secs(3),
+    request: Duration::from_secs(5),
+    list: Duration::from_secs(10),
+};
+/// GitHub's two documents have a few KiB.
+const LARGEST: usize = 256 * 1024;
+/// GitHub has some ten.
+const MOST_KEYS: usize = 100;
+
+/// Where tokens are issued.
+pub struct Issuer {
+    /// As it must stand in tokens.
+    name: String,
+    http: Http,
+}
+
+/// A public key that signs tokens by RS256.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuerKey {
+    /// What a token's header calls it.
+    pub id: String,
+    /// Modulus and exponent as a JWK has them, base64url.
+    pub modulus: String,
+    /// See `modulus`.
+    pub exponent: String,
+}
+
+impl Issuer {
+    /// `name` is the issuer as its tokens say it, an https URL (http on this machine alone).
+    ///
+    /// # Errors
+    /// When it is something else. The message names `setting`.
+    pub fn new(setting: &'static str, name: &str) -> Result<Self, SetupError> {
+        let http = Http::new(Vendor::Issuer, setting, name, TIMEOUTS)?;
+        if http.is_open_to_eavesdroppers() {
+            // Whoever can put other keys on the way can issue tokens.
+            return Err(SetupError(format!("{setting} must be an https URL")));
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            http,
+        })
+    }
+
+    /// As it stands in tokens.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The keys that sign by RS256 at present. Others are left out.
+    ///
+    /// # Errors
+    /// `Unavailable` when no usable answer came, `RateLimited`, or a refusal.
+    pub async fn keys(&self) -> Result<Vec<IssuerKey>, VendorError> {
+        let discovery = self.get(&[".well-known", "openid-configuration"]).await?;
+        let Discovery { issuer, jwks_uri } = discovery.json()?;
+        if issuer != self.name {
+            return Err(discovery.unusable("the document of another issuer"));
+        }
+        let elsewhere = || discovery.unusable("keys that are not below the issuer's address");
+        let below = jwks_uri
+            .strip_prefix(self.name.trim_end_matches('/'))
+            .and_then(|rest| rest.strip_prefix('/'))
+            .ok_or_else(elsewhere)?;
+        let segments: Vec<&str> = below.split('/').collect();
+        if below.contains(['?', '#', '\\', '%']) || segments.iter().any(|it| is_no_name(it)) {
+            return Err(elsewhere());
+        }
+
+        let answer = self.get(&segments).await?;
+        let set: KeySet = answer.json()?;
+        let keys: Vec<IssuerKey> = set
+            .keys
+            .into_iter()
+            .take(MOST_KEYS)
+            .filter_map(rs256)
+            .collect();
+        if keys.is_empty() {
+            return Err(answer.unusable("no key for RS256"));
+        }
+        Ok(keys)
+    }
+
+    async fn get(&self, segments: &[&str]) -> Result<Answer, VendorError> {
+        let answer = self.http.get(segments).at_most(LARGEST).send().await?;
+        if answer.status.is_success() {
+            Ok(answer)
+        } else {
+            Err(answer.refused(None))
+        }
+    }
+}
+
+fn is_no_name(segment: &str) -> bool {
+    matches!(segment, "" | "." | "..")
+}
+
+#[derive(Deserialize)]
+struct Discovery {
+    issuer: String,
+    jwks_uri: String,
+}
+
+/// A key of a kind that we don't know must not spoil those that we do.
+#[derive(Deserialize)]
+struct KeySet {
+    keys: Vec<Value>,
+}
+
+/// [RFC 7517](https://www.rfc-editor.org/rfc/rfc7517), of an RSA key.
+#[derive(Deserialize)]
+struct Jwk {
+    kty: String,
+    kid: String,
+    #[serde(rename = "use")]
+    used_for: Option<String>,
+    alg: Option<String>,
+    n: String,
+    e: String,
+}
+
+fn rs256(key: Value) -> Option<IssuerKey> {
+    let key: Jwk = serde_json::from_value(key).ok()?;
+    let fits = key.kty == "RSA"
+        && !key.kid.is_empty()
+        && key.used_for.as_deref().is_none_or(|it| it == "sig")
+        && key.alg.as_deref().is_none_or(|it| it == "RS256");
+    fits.then_some(IssuerKey {
+        id: key.kid,
+        modulus: key.n,
+        exponent: key.e,
+    })
+}
