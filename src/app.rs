@@ -183,6 +183,7 @@ impl App {
             changes,
             proof: Arc::new(config.proof),
             tokens: Arc::new(config.tokens),
+            origins: config.origins,
             controller,
             tailscale_tag: tag,
             dispatches: outbox.is_some(),
@@ -198,11 +199,7 @@ impl App {
             counted: Arc::default(),
             stop: intake.clone(),
         };
-        let http = tokio::spawn(
-            axum::serve(listener, router(api))
-                .with_graceful_shutdown(intake.clone().cancelled_owned())
-                .into_future(),
-        );
+        let http = tokio::spawn(answer(listener, api, intake.clone()));
         // Only now can callbacks be heard; and only once that is known may one be missed.
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
@@ -290,6 +287,13 @@ impl App {
         }
         self.database.close().await
     }
+}
+
+/// Answers calls until `stop` is cancelled, and then those that have begun.
+async fn answer(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
+    axum::serve(listener, router(api))
+        .with_graceful_shutdown(stop.cancelled_owned())
+        .await
 }
 
 /// What the stream tells, until `stop` is cancelled.

@@ -19,6 +19,7 @@ use crate::domain::backoff::Backoff;
 use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
+use crate::http::cors::Origins;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::providers::{GitHub, Hetzner, Tailscale};
@@ -122,6 +123,14 @@ pub struct Settings {
     )]
     pub operator_token: Option<SecretString>,
 
+    /// Origins whose pages may call the API from a browser, comma separated
+    #[arg(
+        long,
+        env = "BACKSTOP_CORS_ORIGINS",
+        value_name = "BACKSTOP_CORS_ORIGINS"
+    )]
+    pub cors_origins: Option<String>,
+
     /// From `started`, or creation, to a terminal callback
     #[arg(long, env = "BACKSTOP_PROVISION_TIMEOUT", value_name = "BACKSTOP_PROVISION_TIMEOUT",
           default_value = "30m", value_parser = duration)]
@@ -192,6 +201,8 @@ pub struct Config {
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
     pub tokens: Tokens,
+    /// Pages of other origins that may call.
+    pub origins: Origins,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
     /// How steps are carried out.
@@ -308,6 +319,7 @@ impl Settings {
             runs_url,
             proof,
             tokens,
+            origins: self.origins()?,
             provision_timeout: self.provision_timeout,
             rollback: worker::Settings {
                 retry: Backoff {
@@ -332,6 +344,14 @@ impl Settings {
                 pulse_every: patience.longest_breath() / 3,
             },
         })
+    }
+
+    fn origins(&self) -> Result<Origins, ConfigError> {
+        given_text(self.cors_origins.as_deref())
+            .map(str::parse)
+            .transpose()
+            .map(Option::unwrap_or_default)
+            .map_err(|error| ConfigError(format!("BACKSTOP_CORS_ORIGINS: {error}")))
     }
 
     /// Without a slash at its end, so that one URL has one spelling.

@@ -13,6 +13,7 @@ use backstop::config::{Database, DatabaseSettings, Settings, VendorSettings};
 use backstop::domain::names::ProvisionId;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::step::Resource;
+use backstop::http::openapi;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::rollback::{Retried, retry_rollback};
 use backstop::sim::{self, SimOptions};
@@ -80,6 +81,8 @@ enum Command {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+    /// Print the OpenAPI document
+    Openapi,
     /// Apply migrations and exit; `serve` applies them too
     Migrate {
         #[command(flatten)]
@@ -147,6 +150,7 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             new_controller: true,
             database,
         } => renew_controller(&database).await?,
+        Command::Openapi => std::io::stdout().write_all(openapi::document().as_bytes())?,
         Command::Migrate { database } => {
             let database = open(&database).await?;
             database.close().await?;

@@ -27,6 +27,7 @@ use crate::domain::backoff::Backoff;
 use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
+use crate::http::cors::Origins;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -153,6 +154,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             read: None,
             operator: Some(OPERATOR_TOKEN.into()),
         },
+        origins: Origins::default(),
         provision_timeout: PATIENCE.provision_timeout,
         rollback: worker::Settings {
             retry: Backoff {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::overdue::Patience;
 use super::spelling::spelled_by_serde;
@@ -57,7 +58,7 @@ pub struct Pulse {
 }
 
 /// Since when and why nothing is failed for its time, until an operator says that it may be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Hold {
     /// Since when.
     pub since: DateTime<Utc>,
@@ -66,7 +67,7 @@ pub struct Hold {
 }
 
 /// Why a database is held.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum HoldReason {
     /// It was restored from a dump, or copied.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::fields::VendorId;
 use super::names::{AttemptNumber, Names, ProvisionId, Run};
@@ -23,7 +24,10 @@ pub const MIN_AGE: Duration = Duration::from_secs(60 * 60);
 pub const MOST_UNKNOWN: usize = 10;
 
 /// A kind of thing that is looked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, ToSchema,
+)]
+#[schema(as = OrphanKind)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A Hetzner server.
@@ -195,7 +199,8 @@ pub enum Verdict {
 }
 
 /// Why something is an orphan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OrphanWhy)]
 #[serde(rename_all = "snake_case")]
 pub enum Why {
     /// Its attempt is the provision's current one and is over.
@@ -217,7 +222,8 @@ pub enum Why {
 }
 
 /// What a sweep does about an orphan.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[schema(as = OrphanAction)]
 #[serde(rename_all = "snake_case")]
 pub enum Action {
     /// Its rollback goes on, reopened where it had ended.

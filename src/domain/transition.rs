@@ -5,11 +5,12 @@
 //! is [`super::callback`]'s matter.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::spelling::spelled_by_serde;
 
 /// Where a provision stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Asked for; no run has taken it.

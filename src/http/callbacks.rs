@@ -11,12 +11,12 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 
+use super::answers::{Failed, Progressed, Started, Succeeded, TailscaleNames};
 use super::body::{self, Fields, required};
-use super::{Api, Problem};
+use super::{Api, Problem, openapi};
 use crate::domain::callback::{Accepted, Callback, Kind, Message, decide};
 use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::provision::{Failure, Reported};
@@ -36,9 +36,98 @@ const LOOK_EVERY: Duration = Duration::from_secs(2);
 
 type CallbackPath = Result<Path<(String, String)>, PathRejection>;
 
-/// `POST /v1/provisions/{id}/callbacks/{kind}`
-pub(super) async fn receive(
+type IdInPath = Result<Path<String>, PathRejection>;
+
+/// Opens an attempt
+///
+/// Sent before anything is created; everything created must carry the names of the answer.
+#[utoipa::path(
+    post, path = "/v1/provisions/{id}/callbacks/started", operation_id = "started",
+    tag = openapi::CALLBACKS, params(("id" = Uuid, Path, description = "The provision")),
+    responses((status = 200, description = "What everything created must carry", body = Started))
+)]
+pub(super) async fn started(
     State(api): State<Api>,
+    id: IdInPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    receive(&api, of(id, "started"), headers, body).await
+}
+
+/// Tells what was reached
+///
+/// Without `step` it is a heartbeat: it leaves no event, and its absence ends the attempt once there
+/// was one.
+#[utoipa::path(
+    post, path = "/v1/provisions/{id}/callbacks/progress", operation_id = "progress",
+    tag = openapi::CALLBACKS, params(("id" = Uuid, Path, description = "The provision")),
+    responses((status = 200, description = "How the provision stands", body = Progressed))
+)]
+pub(super) async fn progress(
+    State(api): State<Api>,
+    id: IdInPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    receive(&api, of(id, "progress"), headers, body).await
+}
+
+/// Hands the machine over
+#[utoipa::path(
+    post, path = "/v1/provisions/{id}/callbacks/success", operation_id = "success",
+    tag = openapi::CALLBACKS, params(("id" = Uuid, Path, description = "The provision")),
+    responses((status = 200, description = "The machine is in use", body = Succeeded))
+)]
+pub(super) async fn success(
+    State(api): State<Api>,
+    id: IdInPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    receive(&api, of(id, "success"), headers, body).await
+}
+
+/// Ends the attempt; whatever it made is rolled back
+#[utoipa::path(
+    post, path = "/v1/provisions/{id}/callbacks/failure", operation_id = "failure",
+    tag = openapi::CALLBACKS,
+    params(
+        ("id" = Uuid, Path, description = "The provision"),
+        ("prefer" = Option<String>, Header, description = "`wait=20`: the answer waits for the \
+            rollback to settle, for that many seconds and at most 60"),
+    ),
+    responses(
+        (status = 200, description = "It was waited for, and all is proven gone", body = Failed,
+         headers(("preference-applied" = String, description = "How long was waited for"))),
+        (status = 202, description = "It is recorded, and so is what must go", body = Failed),
+    )
+)]
+pub(super) async fn failure(
+    State(api): State<Api>,
+    id: IdInPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    receive(&api, of(id, "failure"), headers, body).await
+}
+
+/// There are no others; who proves nothing is not told so.
+pub(super) async fn other(
+    State(api): State<Api>,
+    path: CallbackPath,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    receive(&api, path, headers, body).await
+}
+
+fn of(id: IdInPath, kind: &str) -> CallbackPath {
+    id.map(|Path(id)| Path((id, kind.to_owned())))
+}
+
+async fn receive(
+    api: &Api,
     path: CallbackPath,
     headers: HeaderMap,
     body: Body,
@@ -47,7 +136,7 @@ pub(super) async fn receive(
         Ok(Path((_, kind))) => Kind::parse(kind).map_or("unknown", Kind::as_str),
         Err(_) => "unknown",
     };
-    let answer = take(&api, path, headers, body).await;
+    let answer = take(api, path, headers, body).await;
     let result = answer.as_ref().map_or_else(Problem::code, |_| "accepted");
     api.metrics.callback(kind, result);
     answer
@@ -112,35 +201,38 @@ async fn answer(
 ) -> Result<Response, Problem> {
     let provision = &accepted.provision;
     match callback.message {
-        Message::Started { .. } => Ok(Json(started(api, callback, accepted)).into_response()),
-        Message::Progress { .. } => Ok(Json(json!({
-            "status": provision.status,
-            "deadline_at": provision.deadline_at(),
-        }))
+        Message::Started { .. } => Ok(Json(names(api, callback, accepted)).into_response()),
+        Message::Progress { .. } => Ok(Json(Progressed {
+            status: provision.status,
+            deadline_at: provision.deadline_at(),
+        })
         .into_response()),
-        Message::Success { .. } => Ok(Json(json!({"status": provision.status})).into_response()),
-        Message::Failure(_) => failure(api, callback.provision, accepted.attempt, wait).await,
+        Message::Success { .. } => Ok(Json(Succeeded {
+            status: provision.status,
+        })
+        .into_response()),
+        Message::Failure(_) => rolled_back(api, callback.provision, accepted.attempt, wait).await,
     }
 }
 
-fn started(api: &Api, callback: &Callback, accepted: &Accepted) -> Value {
+fn names(api: &Api, callback: &Callback, accepted: &Accepted) -> Started {
     let attempt = &accepted.provision.attempt;
     let names = attempt.names(callback.provision);
-    json!({
-        "attempt": attempt.number,
-        "server_name": names.server_name(),
-        "labels": names.labels(api.controller, callback.run),
-        "tailscale": api.tailscale_tag.as_ref().map(|tag| json!({
-            "hostname": names.server_name(),
-            "tags": [tag],
-            "key_description": names.key_description(),
-        })),
-        "deadline_at": attempt.deadline_at,
-    })
+    Started {
+        attempt: attempt.number.as_i32(),
+        server_name: names.server_name(),
+        labels: names.labels(api.controller, callback.run),
+        tailscale: api.tailscale_tag.clone().map(|tag| TailscaleNames {
+            hostname: names.server_name(),
+            tags: vec![tag],
+            key_description: names.key_description(),
+        }),
+        deadline_at: attempt.deadline_at,
+    }
 }
 
 /// The rollback as it stands, after waiting for it to settle for as long as the caller asked.
-async fn failure(
+async fn rolled_back(
     api: &Api,
     id: ProvisionId,
     attempt: AttemptNumber,
@@ -161,8 +253,7 @@ async fn failure(
             } else {
                 StatusCode::ACCEPTED
             };
-            let body = json!({"status": status, "rollback": rollback});
-            let mut response = (code, Json(body)).into_response();
+            let mut response = (code, Json(Failed { status, rollback })).into_response();
             if let Some(wait) = wait {
                 let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs()))
                     .expect("digits are visible ASCII");

@@ -2,19 +2,28 @@
 
 use axum::Json;
 use axum::extract::State;
-use serde_json::{Value, json};
 
-use super::{Api, Problem};
+use super::answers::{Live, Ready};
+use super::{Api, Problem, openapi};
 use crate::store::{self, hold};
 
-/// `GET /livez`: the process answers.
-pub(super) async fn livez() -> Json<Value> {
-    Json(json!({"status": "live"}))
+/// The process answers
+#[utoipa::path(
+    get, path = "/livez", operation_id = "livez", tag = openapi::OPEN,
+    responses((status = 200, description = "It lives", body = Live))
+)]
+pub(super) async fn livez() -> Json<Live> {
+    Json(Live { status: "live" })
 }
 
-/// `GET /readyz`: the database answers and is migrated. A hold is shown, and is no reason to send
-/// callbacks elsewhere.
-pub(super) async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Problem> {
+/// The database answers and is migrated
+///
+/// A hold is shown, and is no reason to send callbacks elsewhere.
+#[utoipa::path(
+    get, path = "/readyz", operation_id = "readyz", tag = openapi::OPEN,
+    responses((status = 200, description = "It can work", body = Ready))
+)]
+pub(super) async fn readyz(State(api): State<Api>) -> Result<Json<Ready>, Problem> {
     match store::is_ready(&api.pool).await {
         Ok(true) => {}
         Ok(false) => return Err(Problem::unavailable()),
@@ -25,5 +34,8 @@ pub(super) async fn readyz(State(api): State<Api>) -> Result<Json<Value>, Proble
     }
     let mut db = api.pool.acquire().await?;
     let hold = hold::current(&mut db).await?;
-    Ok(Json(json!({"status": "ready", "hold": hold})))
+    Ok(Json(Ready {
+        status: "ready",
+        hold,
+    }))
 }

@@ -8,7 +8,7 @@ use sqlx::PgConnection;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
-use super::{Api, Problem};
+use super::{Api, Problem, openapi};
 use crate::store::StoreError;
 use crate::store::board::{self, HOURS, Hour};
 use crate::store::budgets;
@@ -66,7 +66,14 @@ fn until(began: Instant) -> Instant {
     Instant::now() + began.elapsed() * KEPT_FOR
 }
 
-/// Answers also while the database does not: how often it did not is among the numbers.
+/// Shows the metrics, for Prometheus
+///
+/// Answers also while the database does not: that is among the numbers.
+#[utoipa::path(
+    get, path = "/metrics", operation_id = "metrics", tag = openapi::READ,
+    responses((status = 200, description = "Prometheus text", body = String,
+               content_type = "text/plain"))
+)]
 pub(super) async fn show(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
     api.tokens.require_reader(&headers)?;
     let (size, idle) = (api.pool.size(), api.pool.num_idle());

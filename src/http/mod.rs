@@ -1,18 +1,25 @@
 //! The HTTP API: what comes in is checked, decided and committed here, and what is there is shown.
 //!
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
+//! - [`openapi`]: says all this for programs; [`docs`]: for people. [`answers`]: what is answered.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
 //! - [`page`]: all of it for people. [`session`]: who is signed in there.
+//! - [`etag`]: what a client has already. [`cors`]: which pages may call.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //! - [`stream`]: tells readers what changes. [`feed`]: follows it, once for all of them.
 //!
 //! Nothing here calls a vendor or a worker; they meet in the database.
 
+mod answers;
 mod body;
 mod callbacks;
+pub mod cors;
+mod docs;
+mod etag;
 pub mod feed;
 mod health;
 pub mod metrics;
+pub mod openapi;
 mod orphans;
 pub mod page;
 mod problem;
@@ -35,12 +42,15 @@ use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 use uuid::Uuid;
 
 use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use cors::Origins;
 use feed::Feed;
 use metrics::Counted;
 use problem::Problem;
@@ -60,6 +70,8 @@ pub struct Api {
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
     pub tokens: Arc<Tokens>,
+    /// Pages of other origins that may call.
+    pub origins: Origins,
     /// Who this database is to the vendors.
     pub controller: ControllerId,
     /// The tag that makes a device ours; `None` without Tailscale.
@@ -82,33 +94,45 @@ pub struct Api {
     pub stop: CancellationToken,
 }
 
+/// Every call that the document describes, with its description.
+fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::with_openapi(openapi::beginning())
+        .routes(routes!(callbacks::started))
+        .routes(routes!(callbacks::progress))
+        .routes(routes!(callbacks::success))
+        .routes(routes!(callbacks::failure))
+        .routes(routes!(provisions::list, provisions::create))
+        .routes(routes!(provisions::show, provisions::destroy))
+        .routes(routes!(provisions::events))
+        .routes(routes!(provisions::retry))
+        .routes(routes!(stream::stream))
+        .routes(routes!(orphans::list))
+        .routes(routes!(health::livez))
+        .routes(routes!(health::readyz))
+        .routes(routes!(metrics::show))
+        .routes(routes!(openapi::show))
+}
+
 /// The whole API.
 pub fn router(api: Api) -> Router {
     let metrics = api.metrics.clone();
-    Router::new()
+    let cors = api.origins.layer();
+    let router = Router::from(routes())
         .route(
             "/v1/provisions/{id}/callbacks/{kind}",
-            post(callbacks::receive),
+            post(callbacks::other),
         )
-        .route(
-            "/v1/provisions",
-            get(provisions::list).post(provisions::create),
-        )
-        .route(
-            "/v1/provisions/{id}",
-            get(provisions::show).delete(provisions::destroy),
-        )
-        .route("/v1/provisions/{id}/events", get(provisions::events))
-        .route("/v1/provisions/{id}/rollback", post(provisions::retry))
-        .route("/v1/stream", get(stream::stream))
-        .route("/v1/orphans", get(orphans::list))
-        .route("/livez", get(health::livez))
-        .route("/readyz", get(health::readyz))
-        .route("/metrics", get(metrics::show))
+        .route("/docs", get(docs::enter))
+        .route("/docs/", get(docs::index))
+        .route("/docs/{file}", get(docs::file))
         .merge(page::routes())
         .with_state(api)
-        .layer(CatchPanicLayer::new())
-        .layer(middleware::from_fn_with_state(metrics, identify))
+        .layer(CatchPanicLayer::new());
+    match cors {
+        Some(cors) => router.layer(cors),
+        None => router,
+    }
+    .layer(middleware::from_fn_with_state(metrics, identify))
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -135,15 +159,15 @@ async fn identify(State(metrics): State<Metrics>, request: Request, next: Next) 
     let elapsed_ms = elapsed.as_millis();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics.http_request(name(&method), route, status.as_u16(), elapsed);
-    if status.is_success() {
-        tracing::debug!(
-            http.method = %method, http.path = path, http.status = status.as_u16(),
-            request.id = ?id, elapsed_ms, "answered"
-        );
-    } else {
+    if status.is_client_error() || status.is_server_error() {
         tracing::info!(
             http.method = %method, http.path = path, http.status = status.as_u16(),
             request.id = ?id, elapsed_ms, "answered with a problem"
+        );
+    } else {
+        tracing::debug!(
+            http.method = %method, http.path = path, http.status = status.as_u16(),
+            request.id = ?id, elapsed_ms, "answered"
         );
     }
     response.headers_mut().insert(X_REQUEST_ID, id);

@@ -4,10 +4,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::HeaderMap;
 
-use super::{Api, Problem};
+use super::{Api, Problem, openapi};
 use crate::store::sweeps::{self, SweepView};
 
-/// `GET /v1/orphans`
+/// Shows what the last sweep found
+#[utoipa::path(
+    get, path = "/v1/orphans", operation_id = "list_orphans", tag = openapi::READ,
+    responses((status = 200, description = "What should not be there", body = SweepView))
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     headers: HeaderMap,

@@ -3,10 +3,11 @@
 //! A problem says what the caller can do. Causes that are ours go to the log, once, here.
 
 use axum::body::Body;
-use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use serde_json::json;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::callback::Refusal;
 use crate::store::StoreError;
@@ -17,6 +18,24 @@ pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
+}
+
+/// Why a call is not answered as asked (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody {
+    /// `urn:backstop:problem:` and the code.
+    pub r#type: String,
+    /// What kind of problem it is.
+    pub title: &'static str,
+    /// The answer's status.
+    pub status: u16,
+    /// What is wrong with this call.
+    pub detail: String,
+    /// For programs; stable.
+    pub code: &'static str,
+    /// The log has the request under it.
+    pub request_id: String,
 }
 
 /// How long a caller should leave us alone while the database is away.
@@ -111,7 +130,7 @@ impl Problem {
     }
 
     /// A problem for an answer that came without one, such as the router's own.
-    fn for_status(status: StatusCode) -> Self {
+    pub(super) fn for_status(status: StatusCode) -> Self {
         match status {
             StatusCode::NOT_FOUND => Self::not_found("there is nothing at this path"),
             StatusCode::METHOD_NOT_ALLOWED => Self::new(
@@ -141,6 +160,31 @@ impl Problem {
     /// What the caller can do.
     pub(super) fn detail(&self) -> &str {
         &self.detail
+    }
+
+    /// As it is sent.
+    pub(super) fn body(&self, request_id: &str) -> ProblemBody {
+        ProblemBody {
+            r#type: format!("urn:backstop:problem:{}", self.code),
+            title: self.title(),
+            status: self.status.as_u16(),
+            detail: self.detail.clone(),
+            code: self.code,
+            request_id: request_id.to_owned(),
+        }
+    }
+
+    /// The headers that are sent with it.
+    pub(super) fn headers(&self) -> Option<(HeaderName, HeaderValue)> {
+        match self.status {
+            StatusCode::SERVICE_UNAVAILABLE => {
+                Some((RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS)))
+            }
+            StatusCode::UNAUTHORIZED => {
+                Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
+            }
+            _ => None,
+        }
     }
 
     pub(super) fn title(&self) -> &'static str {
@@ -234,29 +278,13 @@ pub(super) fn render(response: Response, request_id: &HeaderValue) -> Response {
         .extensions
         .remove::<Problem>()
         .unwrap_or_else(|| Problem::for_status(status));
-    let body = json!({
-        "type": format!("urn:backstop:problem:{}", problem.code),
-        "title": problem.title(),
-        "status": problem.status.as_u16(),
-        "detail": problem.detail,
-        "code": problem.code,
-        "request_id": String::from_utf8_lossy(request_id.as_bytes()),
-    });
+    let body = problem.body(&String::from_utf8_lossy(request_id.as_bytes()));
+    let body = serde_json::to_vec(&body).expect("a problem is JSON");
     parts.headers.remove(axum::http::header::CONTENT_LENGTH);
     parts.headers.insert(
         CONTENT_TYPE,
         HeaderValue::from_static("application/problem+json"),
     );
-    if problem.status == StatusCode::SERVICE_UNAVAILABLE {
-        parts
-            .headers
-            .insert(RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
-    }
-    if problem.status == StatusCode::UNAUTHORIZED {
-        parts.headers.insert(
-            axum::http::header::WWW_AUTHENTICATE,
-            HeaderValue::from_static("Bearer"),
-        );
-    }
-    Response::from_parts(parts, Body::from(body.to_string()))
+    parts.headers.extend(problem.headers());
+    Response::from_parts(parts, Body::from(body))
 }

@@ -11,24 +11,35 @@ use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::DateTime;
 use serde::Deserialize;
-use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::answers::{History, Provisions};
 use super::body::{self, Fields, required};
-use super::{Api, Problem};
+use super::{Api, Problem, etag, openapi};
 use crate::domain::names::ProvisionId;
 use crate::domain::provision::Provision;
+use crate::domain::transition::Status;
 use crate::rollback::{Retried, retry_rollback, rollback_failed_provision};
 use crate::store::StoreError;
 use crate::store::provisions::{Written, read, write};
-use crate::store::views::{self, Filter, Position, ProvisionView};
+use crate::store::views::{self, Filter, Position, ProvisionView, RollbackState};
 
 const DEFAULT_LIMIT: u32 = 50;
 const LARGEST_LIMIT: u32 = 200;
 
 type IdInPath = Result<Path<String>, PathRejection>;
 
-/// `POST /v1/provisions`
+/// Asks for a provision
+///
+/// The workflow is dispatched where GitHub is configured. The same `id` again changes nothing.
+#[utoipa::path(
+    post, path = "/v1/provisions", operation_id = "create_provision", tag = openapi::OPERATE,
+    responses(
+        (status = 200, description = "There was one with this id already", body = ProvisionView),
+        (status = 201, description = "The provision, queued", body = ProvisionView,
+         headers(("location" = String, description = "Its path"))),
+    )
+)]
 pub(super) async fn create(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -78,12 +89,24 @@ pub(super) struct ListQuery {
     cursor: Option<String>,
 }
 
-/// `GET /v1/provisions`
+/// Lists provisions, newest first
+#[utoipa::path(
+    get, path = "/v1/provisions", operation_id = "list_provisions", tag = openapi::READ,
+    params(
+        ("status" = Option<Status>, Query, description = "With this status"),
+        ("agent_id" = Option<String>, Query, description = "With this agent id"),
+        ("rollback" = Option<RollbackState>, Query, description = "Whose rollback stands so"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 200,
+         description = "How many; 50 if absent"),
+        ("cursor" = Option<String>, Query, description = "`next_cursor` of the page before"),
+    ),
+    responses((status = 200, description = "A page", body = Provisions))
+)]
 pub(super) async fn list(
     State(api): State<Api>,
     headers: HeaderMap,
     query: Result<Query<ListQuery>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Provisions>, Problem> {
     api.tokens.require_reader(&headers)?;
     let Query(query) = query.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
     let given = |value: Option<String>| value.filter(|text| !text.is_empty());
@@ -132,37 +155,63 @@ pub(super) async fn list(
     let more = page.len() > limit as usize;
     page.truncate(limit as usize);
     let next_cursor = page.last().filter(|_| more).map(encode_cursor);
-    Ok(Json(
-        json!({"provisions": page, "next_cursor": next_cursor}),
-    ))
+    Ok(Json(Provisions {
+        provisions: page,
+        next_cursor,
+    }))
 }
 
-/// `GET /v1/provisions/{id}`
+/// Shows a provision
+#[utoipa::path(
+    get, path = "/v1/provisions/{id}", operation_id = "show_provision", tag = openapi::READ,
+    params(
+        ("id" = Uuid, Path, description = "The provision"),
+        ("if-none-match" = Option<String>, Header, description = "Tags of what is there already"),
+    ),
+    responses(
+        (status = 200, description = "The provision", body = ProvisionView,
+         headers(("etag" = String, description = "Changes with whatever is shown"))),
+        (status = 304, description = "It is as it was with that tag"),
+    )
+)]
 pub(super) async fn show(
     State(api): State<Api>,
     headers: HeaderMap,
     id: IdInPath,
-) -> Result<Json<ProvisionView>, Problem> {
+) -> Result<Response, Problem> {
     api.tokens.require_reader(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    view(&api, &mut db, id).await.map(Json)
+    let view = view(&api, &mut db, id).await?;
+    Ok(etag::answer(&headers, &view))
 }
 
-/// `GET /v1/provisions/{id}/events`
+/// Shows a provision's whole history, oldest first
+#[utoipa::path(
+    get, path = "/v1/provisions/{id}/events", operation_id = "provision_events",
+    tag = openapi::READ, params(("id" = Uuid, Path, description = "The provision")),
+    responses((status = 200, description = "Its history", body = History))
+)]
 pub(super) async fn events(
     State(api): State<Api>,
     headers: HeaderMap,
     id: IdInPath,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<History>, Problem> {
     api.tokens.require_reader(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
     let events = views::events(&mut db, id).await?.ok_or_else(unknown_id)?;
-    Ok(Json(json!({"events": events})))
+    Ok(Json(History { events }))
 }
 
-/// `DELETE /v1/provisions/{id}`
+/// Destroys a provision, in any status
+///
+/// By the same rollback as a failure; an earlier reason is kept.
+#[utoipa::path(
+    delete, path = "/v1/provisions/{id}", operation_id = "destroy_provision",
+    tag = openapi::OPERATE, params(("id" = Uuid, Path, description = "The provision")),
+    responses((status = 202, description = "The provision, destroyed", body = ProvisionView))
+)]
 pub(super) async fn destroy(
     State(api): State<Api>,
     headers: HeaderMap,
@@ -176,7 +225,12 @@ pub(super) async fn destroy(
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
 
-/// `POST /v1/provisions/{id}/rollback`
+/// Makes a provision's unsettled steps due now
+#[utoipa::path(
+    post, path = "/v1/provisions/{id}/rollback", operation_id = "retry_rollback",
+    tag = openapi::OPERATE, params(("id" = Uuid, Path, description = "The provision")),
+    responses((status = 202, description = "The provision", body = ProvisionView))
+)]
 pub(super) async fn retry(
     State(api): State<Api>,
     headers: HeaderMap,

@@ -17,13 +17,22 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::feed::{Feed, Message};
-use super::{Api, Problem};
+use super::{Api, Problem, openapi};
 use crate::store::feed::{Position, Then};
 
-const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering");
 
-/// `GET /v1/stream`
+/// Tells what changes, as server-sent events
+///
+/// `event: provision`, with the provision as data, newest state only; a comment at least every 15 s.
+#[utoipa::path(
+    get, path = "/v1/stream", operation_id = "stream", tag = openapi::READ,
+    params(("last-event-id" = Option<String>, Header, description = "The last event that was read: \
+        whatever has changed since is told first")),
+    responses((status = 200, description = "Events, until the reader or the service leaves",
+               body = String, content_type = "text/event-stream"))
+)]
 pub(super) async fn stream(
     State(api): State<Api>,
     headers: HeaderMap,

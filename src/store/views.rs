@@ -9,16 +9,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sqlx::PgConnection;
 use sqlx::types::Json;
+use utoipa::ToSchema;
+use utoipa::openapi::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
 use super::rows::{AttemptRow, Place, StepRow};
 use super::{StoreError, interval};
+use crate::domain::fields::{Conclusion, Reason};
 use crate::domain::names::{AttemptNumber, Names, ProvisionId};
 use crate::domain::spelling::spelled_by_serde;
+use crate::domain::step::{Proof, Resource};
 use crate::domain::transition::Status;
 
 /// A provision as dashboards see it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Provision)]
 pub struct ProvisionView {
     /// Its id.
     pub id: Uuid,
@@ -50,6 +55,7 @@ pub struct ProvisionView {
     /// Which of the workflow's steps failed.
     pub failed_step: Option<String>,
     /// How the workflow says it ended.
+    #[schema(value_type = Option<Conclusion>)]
     pub conclusion: Option<String>,
     /// When it was first heard of.
     pub created_at: DateTime<Utc>,
@@ -66,11 +72,13 @@ pub struct ProvisionView {
 }
 
 /// How far a rollback has come.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Rollback)]
 pub struct RollbackView {
     /// The worst of its steps.
     pub state: RollbackState,
     /// Why; of the newest attempt that is over.
+    #[schema(value_type = Option<Reason>)]
     pub reason: Option<String>,
     /// Since when.
     pub started_at: Option<DateTime<Utc>>,
@@ -81,7 +89,7 @@ pub struct RollbackView {
 }
 
 /// The worst of a rollback's steps.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RollbackState {
     /// A step is unsettled.
@@ -95,19 +103,23 @@ pub enum RollbackState {
 spelled_by_serde!(RollbackState);
 
 /// A rollback step as dashboards see it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = RollbackStep)]
 pub struct StepView {
     /// Of which attempt.
     pub attempt: i32,
     /// `auth_key`, `server` or `device`.
+    #[schema(value_type = Resource)]
     pub resource: String,
     /// The vendor's id; `None` for a search that has found nothing.
     pub vendor_id: Option<String>,
     /// `due`, `waiting`, `leased`, `gone` or `refused`.
+    #[schema(schema_with = step_state)]
     pub state: String,
     /// Unsettled for too long, or refused by the vendor in a way that needs a person.
     pub stuck: bool,
     /// `deleted`, `already_gone` or `never_appeared` once it is gone.
+    #[schema(value_type = Option<Proof>)]
     pub proof: Option<String>,
     /// Tries so far.
     pub tries: i32,
@@ -119,8 +131,16 @@ pub struct StepView {
     pub settled_at: Option<DateTime<Utc>>,
 }
 
+fn step_state() -> Object {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(["due", "waiting", "leased", "gone", "refused"]))
+        .build()
+}
+
 /// A line of a provision's history.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Event)]
 pub struct EventView {
     /// Grows with the history.
     pub id: i64,
@@ -131,6 +151,7 @@ pub struct EventView {
     /// About which attempt.
     pub attempt: i32,
     /// What was said.
+    #[schema(value_type = Object)]
     pub data: Value,
 }
 

@@ -224,6 +224,10 @@ const CASES: &[Case] = &[
         "BACKSTOP_HEARTBEAT_TIMEOUT",
     ),
     (
+        &[("BACKSTOP_CORS_ORIGINS", Some("https://a.example, *"))],
+        "BACKSTOP_CORS_ORIGINS",
+    ),
+    (
         &[("BACKSTOP_PUBLIC_URL", Some("backstop.example.com"))],
         "BACKSTOP_PUBLIC_URL",
     ),

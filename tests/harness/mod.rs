@@ -24,6 +24,7 @@ use backstop::domain::backoff::Backoff;
 use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
+use backstop::http::cors::Origins;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
@@ -211,6 +212,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             read: Some(READER.into()),
             operator: Some(OPERATOR.into()),
         },
+        origins: Origins::default(),
         provision_timeout: options.provision_timeout,
         rollback: worker::Settings {
             retry: options.retry,

@@ -178,13 +178,20 @@ async fn names_types_and_numbers_are_those_of_the_contract() {
     scrape.is("backstop_oldest_unsettled_step_seconds", 0.0);
     scrape.is("backstop_orphans{vendor=\"hetzner\"}", 0.0);
     scrape.is("backstop_orphans{vendor=\"tailscale\"}", 0.0);
-    let route = "route=\"/v1/provisions/{id}/callbacks/{kind}\"";
-    for (status, count) in [("200", 2.0), ("202", 1.0), ("409", 1.0)] {
+    for (kind, status, count) in [
+        ("started", "200", 2.0),
+        ("failure", "202", 1.0),
+        ("success", "409", 1.0),
+    ] {
+        let route = format!("route=\"/v1/provisions/{{id}}/callbacks/{kind}\"");
         let labels = format!("{{method=\"POST\",{route},status=\"{status}\"}}");
         scrape.is(&format!("backstop_http_requests_total{labels}"), count);
+        let labels = format!("{{method=\"POST\",{route}}}");
+        scrape.is(
+            &format!("backstop_http_request_seconds_count{labels}"),
+            count,
+        );
     }
-    let labels = format!("{{method=\"POST\",{route}}}");
-    scrape.is(&format!("backstop_http_request_seconds_count{labels}"), 4.0);
     scrape.is("backstop_database_connections_max", 6.0);
     scrape.is("backstop_database_up", 1.0);
     let connections: f64 = ["idle", "in_use"]

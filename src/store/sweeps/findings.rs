@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use sqlx::types::Json;
 use sqlx::{Connection, PgConnection};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::Sweep;
-use crate::domain::orphans::{Kind, Orphan, Sighting};
+use crate::domain::orphans::{Action, Kind, Orphan, Sighting, Why};
 use crate::store::StoreError;
 
 /// What a sweep writes down when it ends.
@@ -145,7 +146,8 @@ async fn list(
 }
 
 /// What the last sweep found, as dashboards see it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+#[schema(as = Sweep)]
 pub struct SweepView {
     /// When its lists were begun; `None` before the first.
     pub swept_at: Option<DateTime<Utc>>,
@@ -164,11 +166,13 @@ pub struct SweepView {
 }
 
 /// An orphan as dashboards see it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[schema(as = Orphan)]
 pub struct OrphanView {
     /// `hetzner` or `tailscale`.
     pub vendor: String,
     /// `server`, `volume`, `primary_ip`, `floating_ip`, `device` or `auth_key`.
+    #[schema(value_type = Kind)]
     pub kind: String,
     /// What its vendor calls it.
     #[serde(rename(deserialize = "vendor_id"))]
@@ -180,8 +184,10 @@ pub struct OrphanView {
     /// The attempt that it names.
     pub attempt: Option<i32>,
     /// Why it is one.
+    #[schema(value_type = Why)]
     pub why: String,
     /// What is done about it.
+    #[schema(value_type = Action)]
     pub action: String,
     /// When a sweep first saw it.
     #[serde(rename(deserialize = "first_seen_at"))]

@@ -1,0 +1,214 @@
+//! What calls take. Bodies are parsed by hand, so that each complaint names its field
+//! ([`super::super::body`]); this says the same as a schema.
+//!
+//! In every field an empty string and `null` mean absent, and unknown fields are ignored.
+
+use serde_json::{Value, json};
+
+use super::examples::{ID, RUN_ID};
+
+/// What a call takes.
+pub(super) struct Body {
+    /// The schema's name.
+    pub name: &'static str,
+    /// The schema.
+    pub schema: Value,
+    /// For instance.
+    pub example: Value,
+}
+
+/// What this operation takes; `None` if it has no body.
+pub(super) fn of(operation: &str) -> Option<Body> {
+    let body = match operation {
+        "started" => callback(
+            "StartedCallback",
+            "Sent before anything is created.",
+            "started",
+            &[
+                ("agent_id", name("A label for people.")),
+                ("region", name("Where it runs, for people.")),
+            ],
+            &[],
+            json!({"agent_id": "web-1", "region": "fsn1"}),
+        ),
+        "progress" => callback(
+            "ProgressCallback",
+            "What was reached; without `step` a heartbeat.",
+            "progress",
+            &with_ids(("step", name("What was reached; absent: a heartbeat."))),
+            &[],
+            json!({"step": "vm_created", "server_id": "104217331", "server_ip": "192.0.2.7"}),
+        ),
+        "success" => callback(
+            "SuccessCallback",
+            "The machine is in use. `tailscale_ip` is required where Tailscale is configured.",
+            "success",
+            &with_ids(("server_id", required_of(server_id()))),
+            &["server_id", "server_ip"],
+            json!({"server_id": "104217331", "server_ip": "192.0.2.7",
+                   "tailscale_ip": "100.64.0.7", "tailscale_node_id": "nBE291FcPkCNTRL"}),
+        ),
+        "failure" => {
+            let mut fields = with_ids(("error", text("What went wrong.")));
+            fields.push(("failed_step", name("Which of the workflow's steps failed.")));
+            fields.push((
+                "conclusion",
+                absent_or(
+                    json!({"type": "string", "enum": ["failure", "cancelled", "timed_out"]}),
+                    "How the workflow ended.",
+                ),
+            ));
+            fields.push((
+                "may_exist",
+                absent_or(
+                    json!({"type": "array",
+                           "items": {"type": "string", "enum": ["auth_key", "server", "device"]}}),
+                    "What the workflow had begun to create; absent: all of it.",
+                ),
+            ));
+            callback(
+                "FailureCallback",
+                "The attempt is over; whatever it made is rolled back.",
+                "failure",
+                &fields,
+                &[],
+                json!({"error": "ansible failed", "failed_step": "configure",
+                       "conclusion": "failure", "server_id": "104217331",
+                       "may_exist": ["auth_key", "server", "device"]}),
+            )
+        }
+        "create_provision" => Body {
+            name: "NewProvision",
+            schema: json!({
+                "type": "object",
+                "description": "A provision that is asked for.",
+                "required": ["agent_id"],
+                "properties": {
+                    "agent_id": required_of(name("A label for people.")),
+                    "region": name("Where it runs, for people."),
+                    "id": absent_or(
+                        json!({"type": "string", "format": "uuid"}),
+                        "Its id, so that asking twice makes one; absent: a fresh one.",
+                    ),
+                },
+            }),
+            example: json!({"agent_id": "web-1", "region": "fsn1", "id": ID}),
+        },
+        _ => return None,
+    };
+    Some(body)
+}
+
+type Field = (&'static str, Value);
+
+/// A callback with these fields beside the common ones.
+fn callback(
+    name: &'static str,
+    description: &str,
+    kind: &str,
+    fields: &[Field],
+    required: &[&str],
+    more: Value,
+) -> Body {
+    let mut schema = json!({
+        "type": "object",
+        "description": description,
+        "required": ["type", "provision_id", "run_id"],
+        "properties": {
+            "type": {"type": "string", "enum": [kind], "description": "As in the path."},
+            "provision_id": {"type": "string", "format": "uuid", "description": "As in the path."},
+            "run_id": required_of(positive(i64::MAX, "The workflow's run.")),
+            "run_attempt": positive(i32::MAX.into(), "Which re-run of it; absent: 1."),
+        },
+    });
+    let mut example = json!({"type": kind, "provision_id": ID, "run_id": RUN_ID, "run_attempt": 1});
+    for (field, of) in fields {
+        schema["properties"][field] = of.clone();
+    }
+    for field in required {
+        schema["properties"][field] = required_of(schema["properties"][field].take());
+        let all = schema["required"].as_array_mut();
+        all.expect("it is made above").push(json!(field));
+    }
+    if let (Value::Object(example), Value::Object(more)) = (&mut example, more) {
+        example.extend(more);
+    }
+    Body {
+        name,
+        schema,
+        example,
+    }
+}
+
+/// This field, and the ids and addresses that a workflow reports.
+fn with_ids(field: Field) -> Vec<Field> {
+    vec![
+        ("server_id", server_id()),
+        ("server_ip", ip("The server's public address.")),
+        ("tailscale_ip", ip("The device's tailnet address.")),
+        ("tailscale_key_id", tailscale_id("The auth key's id.")),
+        ("tailscale_node_id", tailscale_id("The device's node id.")),
+        field,
+    ]
+}
+
+fn name(description: &str) -> Value {
+    // No NUL: Postgres does not take it.
+    json!({"type": ["string", "null"], "maxLength": 255, "pattern": "^[^\\u0000]*$",
+           "description": description})
+}
+
+fn text(description: &str) -> Value {
+    json!({"type": ["string", "null"], "description": description})
+}
+
+/// An integer or its string.
+fn positive(most: i64, description: &str) -> Value {
+    // As many digits as surely fit.
+    let digits = most.to_string().len() - 2;
+    let integer = json!({"type": "integer", "minimum": 1, "maximum": most});
+    let string = json!({"type": "string", "pattern": format!("^0*[1-9][0-9]{{0,{digits}}}$")});
+    any_of(&[integer, string], description)
+}
+
+fn server_id() -> Value {
+    let integer = json!({"type": "integer", "minimum": 1, "maximum": i64::MAX});
+    let string = json!({"type": "string", "pattern": "^[1-9][0-9]{0,17}$"});
+    any_of(&[integer, string], "The Hetzner server's id.")
+}
+
+fn tailscale_id(description: &str) -> Value {
+    absent_or(
+        json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}),
+        description,
+    )
+}
+
+fn ip(description: &str) -> Value {
+    let formats = ["ipv4", "ipv6"].map(|format| json!({"type": "string", "format": format}));
+    any_of(&formats, description)
+}
+
+fn absent_or(schema: Value, description: &str) -> Value {
+    any_of(&[schema], description)
+}
+
+fn any_of(schemas: &[Value], description: &str) -> Value {
+    let mut all = schemas.to_vec();
+    all.extend([
+        json!({"type": "string", "maxLength": 0}),
+        json!({"type": "null"}),
+    ]);
+    json!({"anyOf": all, "description": description})
+}
+
+/// The same where it must be there.
+fn required_of(mut schema: Value) -> Value {
+    if let Some(all) = schema["anyOf"].as_array_mut() {
+        all.retain(|one| one["type"] != "null" && one["maxLength"] != 0);
+    } else {
+        schema["type"] = json!("string");
+        schema["minLength"] = json!(1);
+    }
+    schema
+}
