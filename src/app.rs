@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
 use crate::http::feed::Feed;
-use crate::http::{Api, page, router};
+use crate::http::{Api, router};
 use crate::metrics::Metrics;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::rollback::worker::{Hands, Worker};
@@ -190,11 +190,7 @@ impl App {
             managed,
             provision_timeout: config.provision_timeout,
             stuck_after,
-            page: page::Settings {
-                public_url: config.watch.public_url.clone(),
-                runs_url: config.runs_url,
-                reserve: config.rollback.rate_reserve,
-            },
+            page: config.page,
             metrics,
             counted: Arc::default(),
             stop: intake.clone(),

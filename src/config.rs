@@ -20,6 +20,7 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::page;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::providers::{GitHub, Hetzner, Tailscale};
@@ -195,8 +196,8 @@ pub struct Config {
     pub tailscale: Option<(Tailscale, String)>,
     /// The workflow that is dispatched for a provision. `None`: none is.
     pub github: Option<GitHub>,
-    /// Where GitHub shows that repository's runs. `None`: they are not linked.
-    pub runs_url: Option<String>,
+    /// What the page has to know besides.
+    pub page: page::Settings,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
@@ -263,7 +264,11 @@ impl Settings {
     pub fn check(self) -> Result<Config, ConfigError> {
         let error = |text: &str| ConfigError(text.to_owned());
         let (hetzner, tailscale) = self.vendors.check()?;
-        let runs_url = self.github.runs_url();
+        let page = page::Settings {
+            public_url: self.public_url()?,
+            runs_url: self.github.runs_url(),
+            reserve: self.rate_reserve,
+        };
         let github = self.github.check()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
@@ -316,7 +321,7 @@ impl Settings {
             hetzner,
             tailscale,
             github,
-            runs_url,
+            page,
             proof,
             tokens,
             origins: self.origins()?,

@@ -28,6 +28,7 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::page;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -148,7 +149,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         tailscale: Some((tailscale, TAG.to_owned())),
         // The workflows here are played, not dispatched.
         github: None,
-        runs_url: None,
+        page: page::Settings::default(),
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
             read: None,

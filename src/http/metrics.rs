@@ -32,7 +32,7 @@ impl Counted {
     /// The totals, for the page.
     pub(super) async fn totals(&self, db: &mut PgConnection) -> Result<Totals, StoreError> {
         let mut kept = self.totals.lock().await;
-        if let Some(totals) = still_good(&kept) {
+        if let Some(totals) = still_good(kept.as_ref()) {
             return Ok(totals.clone());
         }
         let began = Instant::now();
@@ -47,7 +47,7 @@ impl Counted {
         db: &mut PgConnection,
     ) -> Result<[Hour; HOURS], StoreError> {
         let mut kept = self.day.lock().await;
-        if let Some(day) = still_good(&kept) {
+        if let Some(day) = still_good(kept.as_ref()) {
             return Ok(*day);
         }
         let began = Instant::now();
@@ -57,8 +57,8 @@ impl Counted {
     }
 }
 
-fn still_good<T>(kept: &Kept<T>) -> Option<&T> {
-    let (count, until) = kept.as_ref()?;
+fn still_good<T>(kept: Option<&(T, Instant)>) -> Option<&T> {
+    let (count, until) = kept?;
     (Instant::now() < *until).then_some(count)
 }
 
@@ -93,7 +93,7 @@ async fn with_database(api: &Api) -> Result<String, StoreError> {
     // Held to the end: many readers count once, and none sees half of what another sets.
     let mut counted = api.counted.totals.lock().await;
     let mut db = api.pool.acquire().await?;
-    if still_good(&counted).is_none() {
+    if still_good(counted.as_ref()).is_none() {
         let began = Instant::now();
         let totals = gauges::totals(&mut db).await?;
         *counted = Some((totals, until(began)));

@@ -25,6 +25,7 @@ use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
 use backstop::http::cors::Origins;
+use backstop::http::page;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::postgres::{Durability, PrivatePostgres};
@@ -202,7 +203,11 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             (client, TAG.to_owned())
         }),
         github: options.github.map(|timeouts| github(sim, timeouts)),
-        runs_url: Some("https://github.com/example/agents/actions/runs".to_owned()),
+        page: page::Settings {
+            public_url: options.public_url.clone(),
+            runs_url: Some("https://github.com/example/agents/actions/runs".to_owned()),
+            ..page::Settings::default()
+        },
         proof: ProofOfCaller::by_signature(&[
             SecretString::from(SECRET),
             SecretString::from(OLDER_SECRET),

@@ -34,13 +34,12 @@ pub(super) static ICON: LazyLock<Asset> =
 impl Asset {
     fn new(extension: &str, content_type: &'static str, text: &'static str) -> Self {
         let hash = Sha256::digest(text);
-        let hash: String = hash
+        let hash = hash
             .iter()
-            .take(6)
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+            .take(8)
+            .fold(0, |hash, byte| hash << 8 | u64::from(*byte));
         Self {
-            path: format!("/assets/{hash}.{extension}"),
+            path: format!("/assets/{hash:016x}.{extension}"),
             content_type,
             text,
         }

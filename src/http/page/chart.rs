@@ -1,6 +1,8 @@
 //! Small charts of the last 24 hours, drawn here as SVG: nothing is loaded, and without colours the
 //! heights still tell.
 
+#![expect(clippy::cast_precision_loss, reason = "nobody sees a part of a pixel")]
+
 use maud::{Markup, html};
 
 use super::parts::{count, number, took};

@@ -70,16 +70,16 @@ impl Page<'_> {
                     main #main tabindex="-1" { (self.frame) (live) }
                     p #said .unseen role="status" {}
                 };
-                html_answer(StatusCode::OK, document(&title, Scripted::Yes, body))
+                html_answer(StatusCode::OK, document(&title, Scripted::Yes, &body))
             }
         }
     }
 }
 
 /// A page without navigation, for whoever is not signed in.
-pub(super) fn plain_page(status: StatusCode, title: &str, body: Markup) -> Response {
+pub(super) fn plain_page(status: StatusCode, title: &str, body: &Markup) -> Response {
     let body = html! { main #main .alone tabindex="-1" { (body) } };
-    html_answer(status, document(title, Scripted::No, body))
+    html_answer(status, document(title, Scripted::No, &body))
 }
 
 /// What went wrong, as a page.
@@ -123,7 +123,7 @@ impl IntoResponse for Failure {
         plain_page(
             problem.status(),
             title,
-            html! {
+            &html! {
                 (wordmark())
                 h1 { (title) }
                 p { (text) }
@@ -172,13 +172,13 @@ fn html_answer(status: StatusCode, body: Markup) -> Response {
     response
 }
 
-#[derive(PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Scripted {
     Yes,
     No,
 }
 
-fn document(title: &str, scripted: Scripted, body: Markup) -> Markup {
+fn document(title: &str, scripted: Scripted, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -240,6 +240,6 @@ pub(super) fn wordmark() -> Markup {
 }
 
 /// Something that is said above all else.
-pub(super) fn notice(class: &str, shape: Icon, what: Markup) -> Markup {
+pub(super) fn notice(class: &str, shape: Icon, what: &Markup) -> Markup {
     html! { div class={ "notice " (class) } { (icon(shape)) div { (what) } } }
 }

@@ -1,5 +1,7 @@
 //! `GET /provisions`: all of them, by filters that live in the address.
 
+use std::fmt::Write as _;
+
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::response::Response;
@@ -119,7 +121,7 @@ impl Filter<'_> {
                 if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
                     address.push(char::from(byte));
                 } else {
-                    address.push_str(&format!("%{byte:02X}"));
+                    let _ = write!(address, "%{byte:02X}");
                 }
             }
         }

@@ -401,7 +401,7 @@ fn held(hold: &Hold, now: DateTime<Utc>) -> Markup {
     notice(
         "bad",
         Icon::Pause,
-        html! {
+        &html! {
             strong { "Held for " (parts::lasting(hold.since, now)) ": " (hold.reason.sentence()) "." }
             " Nothing is failed for its time, dispatched or swept until somebody who knows runs "
             code { "backstop resume" } "."

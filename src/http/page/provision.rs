@@ -87,7 +87,7 @@ pub(super) async fn ask(
         (confirmation(&provision))
         p { a href={ "/provisions/" (provision.id) } { "No, back to it" } }
     };
-    Ok(layout::plain_page(StatusCode::OK, "Destroy?", page))
+    Ok(layout::plain_page(StatusCode::OK, "Destroy?", &page))
 }
 
 /// `POST /provisions/{id}/destroy`
@@ -207,7 +207,7 @@ fn callouts(rollback: &RollbackView, now: DateTime<Utc>) -> Markup {
     html! {
         @for (about, step) in plain::steps(rollback).into_iter().filter(|(_, step)| step.stuck) {
             @let plain = plain::step(about, step);
-            (notice("bad", Icon::Triangle, html! {
+            (notice("bad", Icon::Triangle, &html! {
                 strong { (plain.what) }
                 @if let Some(todo) = &plain.todo { " " (todo) }
                 p.meta {
@@ -269,7 +269,7 @@ fn facts(
 }
 
 fn took(length: chrono::TimeDelta) -> String {
-    parts::took(length.num_milliseconds() as f64 / 1000.0)
+    parts::took(length.to_std().unwrap_or_default().as_secs_f64())
 }
 
 fn ledger(rollback: &RollbackView, now: DateTime<Utc>) -> Markup {

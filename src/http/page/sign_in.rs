@@ -62,7 +62,7 @@ pub(super) async fn show(
     if session::role(&api.tokens, &headers).is_some() {
         return see_other(next);
     }
-    layout::plain_page(StatusCode::OK, "Sign in", form(next, None))
+    layout::plain_page(StatusCode::OK, "Sign in", &form(next, None))
 }
 
 /// `POST /sign-in`
@@ -84,7 +84,7 @@ pub(super) async fn sign_in(
         tracing::warn!("somebody tried to sign in to the page with a token that is none");
         let wrong = "That is neither the read token nor the operator token.";
         let page = form(next, Some(wrong));
-        return Ok(layout::plain_page(StatusCode::FORBIDDEN, "Sign in", page));
+        return Ok(layout::plain_page(StatusCode::FORBIDDEN, "Sign in", &page));
     };
     let mut response = see_other(next);
     response.headers_mut().insert(SET_COOKIE, cookie);

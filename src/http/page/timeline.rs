@@ -89,171 +89,170 @@ fn offset(since: TimeDelta) -> String {
 }
 
 fn line(event: &EventView) -> Line {
-    let text = |key: &str| event.data[key].as_str();
-    let say = |who, tone, what: String| Line { who, tone, what };
+    let data = &event.data;
+    let (who, tone, what) = match event.kind.split_once('.') {
+        Some(("callback", kind)) => said(kind, data),
+        Some(("dispatch", kind)) => dispatched(kind, data),
+        Some(("step", kind)) => stepped(kind, data),
+        Some(("sweep", _)) => (
+            Who::Sweep,
+            Tone::Undoing,
+            format!(
+                "Saw {} in the vendor's list, where nothing of it should be.",
+                things(data)
+            ),
+        ),
+        Some(("rollback", "done")) => {
+            let what = format!(
+                "Attempt {} is undone: all of it is proven gone.",
+                event.attempt
+            );
+            (Who::Backstop, Tone::Good, what)
+        }
+        _ => decided(&event.kind, data),
+    };
+    Line { who, tone, what }
+}
+
+/// What a workflow said.
+fn said(kind: &str, data: &Value) -> (Who, Tone, String) {
+    let text = |key: &str| data[key].as_str();
+    let (tone, what) = match kind {
+        "started" => (
+            Tone::Busy,
+            format!("Started: run {}, and nothing is made yet", run(data)),
+        ),
+        "progress" => (Tone::Busy, reached(text("step")) + &named(data)),
+        "success" => (
+            Tone::Good,
+            format!("Succeeded: the machine is in use{}", named(data)),
+        ),
+        "failure" => {
+            let conclusion = text("conclusion").unwrap_or("failure");
+            let reason = plain::reason(conclusion, text("failed_step"), text("error"));
+            (Tone::Bad, reason + &named(data))
+        }
+        other => (Tone::Calm, other.replace('_', " ")),
+    };
+    let refused = match text("refused") {
+        Some(code) => format!(" – too late, and told so ({})", code.replace('_', " ")),
+        None => String::new(),
+    };
+    (Who::Workflow, tone, format!("{what}{refused}."))
+}
+
+/// What GitHub made of being asked to start a workflow.
+fn dispatched(kind: &str, data: &Value) -> (Who, Tone, String) {
+    let error = data["error"].as_str().unwrap_or("no reason given");
+    let (tone, what) = match (kind, data["run_id"].as_i64()) {
+        ("sent", Some(id)) => (
+            Tone::Calm,
+            format!("Was asked to start the workflow, and did: run {id}."),
+        ),
+        ("sent", None) => (
+            Tone::Calm,
+            "Was asked to start the workflow, and took it.".to_owned(),
+        ),
+        ("refused", _) => (Tone::Bad, format!("Refused to start the workflow: {error}")),
+        _ => (
+            Tone::Undoing,
+            format!("Was asked to start the workflow: {error}; asked again."),
+        ),
+    };
+    (Who::Vendor("GitHub"), tone, what)
+}
+
+/// What became of something that must go.
+fn stepped(kind: &str, data: &Value) -> (Who, Tone, String) {
+    let text = |key: &str| data[key].as_str();
     let resource = text("resource").unwrap_or_default();
     let thing = thing(resource);
+    let id = text("vendor_id");
+    let subject = match id {
+        Some(id) => format!("{thing} {id}"),
+        None => format!("any {thing}"),
+    };
+    let error = text("error").unwrap_or("no reason given");
     let vendor = Who::Vendor(if resource == "server" {
         "Hetzner"
     } else {
         "Tailscale"
     });
-    let subject = subject(resource, text("vendor_id"));
-    let error = text("error").unwrap_or("no reason given");
-    let refused = match text("refused") {
-        Some(code) => format!(" – too late, and told so ({})", code.replace('_', " ")),
-        None => String::new(),
-    };
-    match event.kind.as_str() {
-        "created" => say(Who::Backstop, Tone::Calm, "First heard of it.".to_owned()),
-        "dispatch.sent" => say(
-            Who::Vendor("GitHub"),
-            Tone::Calm,
-            match event.data["run_id"].as_i64() {
-                Some(id) => format!("Was asked to start the workflow, and did: run {id}."),
-                None => "Was asked to start the workflow, and took it.".to_owned(),
-            },
-        ),
-        "dispatch.refused" => say(
-            Who::Vendor("GitHub"),
-            Tone::Bad,
-            format!("Refused to start the workflow: {error}"),
-        ),
-        "dispatch.failed" => say(
-            Who::Vendor("GitHub"),
-            Tone::Undoing,
-            format!("Was asked to start the workflow: {error}; asked again."),
-        ),
-        "callback.started" => say(
-            Who::Workflow,
-            Tone::Busy,
-            format!(
-                "Started: run {}, and nothing is made yet{refused}.",
-                run(&event.data)
-            ),
-        ),
-        "callback.progress" => say(
-            Who::Workflow,
-            Tone::Busy,
-            format!("{}{}{refused}.", reached(text("step")), named(&event.data)),
-        ),
-        "callback.success" => say(
-            Who::Workflow,
-            Tone::Good,
-            format!(
-                "Succeeded: the machine is in use{}{refused}.",
-                named(&event.data)
-            ),
-        ),
-        "callback.failure" => {
-            let reason = plain::reason(
-                text("conclusion").unwrap_or("failure"),
-                text("failed_step"),
-                text("error"),
+    let (tone, what) = match (kind, text("proof")) {
+        ("deleting", _) => {
+            let action = data["action_id"].as_u64();
+            let action = action.map_or_else(String::new, |id| format!(", as action {id}"));
+            let request = request(resource, id.unwrap_or_default());
+            return (
+                vendor,
+                Tone::Undoing,
+                format!("{request} – accepted{action}."),
             );
-            say(
-                Who::Workflow,
-                Tone::Bad,
-                format!("{reason}{}{refused}.", named(&event.data)),
-            )
         }
-        "superseded" => say(
-            Who::Backstop,
-            Tone::Undoing,
-            "Gave this attempt up: a later attempt of the same run took over.".to_owned(),
-        ),
-        "deadline" => say(
-            Who::Backstop,
-            Tone::Bad,
-            format!(
-                "Gave it up. {}.",
-                plain::reason(text("reason").unwrap_or("deadline"), None, None)
-            ),
-        ),
-        "destroy" => say(
-            Who::Operator,
-            Tone::Undoing,
-            "Asked to destroy it.".to_owned(),
-        ),
-        "retry" => say(
-            Who::Operator,
-            Tone::Undoing,
-            "Asked to try again now.".to_owned(),
-        ),
-        "disowned" => say(
-            Who::Operator,
-            Tone::Calm,
-            "Gave it to another controller; it is never touched again.".to_owned(),
-        ),
-        "sweep.found" | "sweep.adopted" => say(
-            Who::Sweep,
-            Tone::Undoing,
-            format!(
-                "Saw {} in the vendor's list, where nothing of it should be.",
-                things(&event.data)
-            ),
-        ),
-        "step.found" => say(
-            Who::Backstop,
+        ("failed", _) => return (vendor, Tone::Undoing, call(error)),
+        ("found", _) => (
             Tone::Undoing,
             format!("Found {subject} by the name or labels of this attempt."),
         ),
-        "step.reopened" => say(
-            Who::Backstop,
+        ("reopened", _) => (
             Tone::Undoing,
             format!("Looks for any {thing} again, for something of this attempt has turned up."),
         ),
-        "step.deleting" => say(
-            vendor,
-            Tone::Undoing,
-            match event.data["action_id"].as_u64() {
-                Some(action) => format!(
-                    "{} – accepted, as action {action}.",
-                    request(resource, text("vendor_id"))
-                ),
-                None => format!("{} – accepted.", request(resource, text("vendor_id"))),
-            },
-        ),
-        "step.failed" => say(vendor, Tone::Undoing, call(error)),
-        "step.refused" => say(
-            Who::Backstop,
-            Tone::Calm,
-            format!("Left {subject} alone: {error}."),
-        ),
-        "step.stuck" => say(
-            Who::Backstop,
+        ("refused", _) => (Tone::Calm, format!("Left {subject} alone: {error}.")),
+        ("stuck", _) => (
             Tone::Bad,
             format!(
                 "Needs a person for {subject}. {}",
                 in_words(resource, error)
             ),
         ),
-        "step.gone" => say(
-            Who::Backstop,
+        ("gone", Some("deleted" | "already_gone")) if id.is_none() => (
             Tone::Good,
-            match (text("proof"), text("vendor_id")) {
-                (Some("deleted" | "already_gone"), None) => {
-                    format!("Proved that no other {thing} of this attempt is there or can come.")
-                }
-                (Some("deleted"), _) => {
-                    format!("Proved {subject} gone: it was deleted, and the list is without it.")
-                }
-                (Some("already_gone"), _) => {
-                    format!("Proved {subject} gone: it was gone before we came.")
-                }
-                (_, _) => format!("Proved that no {thing} appeared or can appear any more."),
-            },
+            format!("Proved that no other {thing} of this attempt is there or can come."),
         ),
-        "rollback.done" => say(
-            Who::Backstop,
+        ("gone", Some("deleted")) => (
             Tone::Good,
-            format!(
-                "Attempt {} is undone: all of it is proven gone.",
-                event.attempt
-            ),
+            format!("Proved {subject} gone: it was deleted, and the list is without it."),
         ),
-        other => say(Who::Backstop, Tone::Calm, other.replace(['.', '_'], " ")),
-    }
+        ("gone", Some("already_gone")) => (
+            Tone::Good,
+            format!("Proved {subject} gone: it was gone before we came."),
+        ),
+        ("gone", _) => (
+            Tone::Good,
+            format!("Proved that no {thing} appeared or can appear any more."),
+        ),
+        (other, _) => (
+            Tone::Calm,
+            format!("{}: {subject}", other.replace('_', " ")),
+        ),
+    };
+    (Who::Backstop, tone, what)
+}
+
+/// What we or an operator decided.
+fn decided(kind: &str, data: &Value) -> (Who, Tone, String) {
+    let (who, tone, what) = match kind {
+        "created" => (Who::Backstop, Tone::Calm, "First heard of it."),
+        "superseded" => (
+            Who::Backstop,
+            Tone::Undoing,
+            "Gave this attempt up: a later attempt of the same run took over.",
+        ),
+        "deadline" => {
+            let reason = plain::reason(data["reason"].as_str().unwrap_or(kind), None, None);
+            return (Who::Backstop, Tone::Bad, format!("Gave it up. {reason}."));
+        }
+        "destroy" => (Who::Operator, Tone::Undoing, "Asked to destroy it."),
+        "retry" => (Who::Operator, Tone::Undoing, "Asked to try again now."),
+        "disowned" => (
+            Who::Operator,
+            Tone::Calm,
+            "Gave it to another controller; it is never touched again.",
+        ),
+        other => return (Who::Backstop, Tone::Calm, other.replace(['.', '_'], " ")),
+    };
+    (who, tone, what.to_owned())
 }
 
 /// A failed call without its vendor, who is named beside it.
@@ -276,16 +275,8 @@ fn in_words(resource: &str, error: &str) -> String {
     }
 }
 
-fn subject(resource: &str, vendor_id: Option<&str>) -> String {
-    match vendor_id {
-        Some(id) => format!("{} {id}", thing(resource)),
-        None => format!("any {}", thing(resource)),
-    }
-}
-
 /// The request that deletes a thing, as its vendor documents it.
-fn request(resource: &str, vendor_id: Option<&str>) -> String {
-    let id = vendor_id.unwrap_or_default();
+fn request(resource: &str, id: &str) -> String {
     match resource {
         "server" => format!("DELETE /servers/{id}"),
         "device" => format!("DELETE /device/{id}"),

@@ -67,7 +67,7 @@ for (const colorScheme of ['light', 'dark']) {
     await page.goto('/provisions?q=runner-arm-5');
     await page.getByRole('link', { name: 'runner-arm-5' }).click();
     await isLive(page);
-    await page.setViewportSize({ width: 1160, height: 1500 });
+    await page.setViewportSize({ width: 1160, height: 1120 });
     await picture(page, `readme-provision-${colorScheme}`);
   });
 }
