@@ -99,7 +99,7 @@ impl FromRequestParts<Api> for Viewer {
             // The script says so, and keeps what it shows.
             Extent::Fragment => layout::bare(StatusCode::UNAUTHORIZED),
             Extent::Whole if session::comes_from_elsewhere(&parts.headers) => {
-                layout::once_more(path)
+                layout::once_more(sign_in::local(path))
             }
             Extent::Whole => sign_in::redirect(path),
         })

@@ -135,8 +135,10 @@
         cache: 'no-store',
         signal: AbortSignal.timeout(15_000),
       });
-      if (answer.status === 401) ended = true;
-      else if (!answer.ok) throw new Error(String(answer.status));
+      if (answer.status === 401) {
+        ended = true;
+        deafen();
+      } else if (!answer.ok) throw new Error(String(answer.status));
       else {
         const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
         show(page.getElementById('live'));
@@ -190,9 +192,8 @@
 
   let source = null;
   let retry = 0;
-  const about = document.getElementById('destroy') || location.pathname.startsWith('/provisions/')
-    ? location.pathname.split('/')[2]
-    : null;
+  const bare = (id) => id.toLowerCase().replaceAll('-', '');
+  const [, about] = /^\/provisions\/([^/]+)/.exec(location.pathname) ?? [];
 
   function hear() {
     clearTimeout(retry);
@@ -205,15 +206,16 @@
       if (missed || awaySince) lookSoon();
     };
     source.onerror = () => {
+      const isNew = downSince === null;
       heard = false;
       downSince ??= new Date();
       // The browser tries again by itself, but not after an answer that is none.
       if (source.readyState === EventSource.CLOSED) retry = setTimeout(hear, RECONNECT_MS);
       tell();
-      lookSoon();
+      if (isNew) lookSoon();
     };
     source.addEventListener('provision', (event) => {
-      if (!about || JSON.parse(event.data).id === about) lookSoon();
+      if (!about || bare(JSON.parse(event.data).id) === bare(about)) lookSoon();
     });
   }
 
@@ -235,7 +237,10 @@
   });
   addEventListener('pagehide', deafen);
   addEventListener('pageshow', (event) => {
-    if (!event.persisted || ended) return;
+    if (!event.persisted) return;
+    for (const form of document.querySelectorAll('[data-sent]')) delete form.dataset.sent;
+    for (const button of document.querySelectorAll('[aria-busy]')) button.removeAttribute('aria-busy');
+    if (ended) return;
     hear();
     lookSoon();
   });
