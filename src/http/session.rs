@@ -101,9 +101,15 @@ pub(super) enum Transport {
 }
 
 impl Transport {
-    pub(super) fn of(public_url: Option<&str>) -> Self {
+    /// As our public URL says, but for whoever comes through a tunnel of their own, for browsers keep
+    /// no cookie for https from there.
+    pub(super) fn of(headers: &HeaderMap, public_url: Option<&str>) -> Self {
+        let origin = headers.get(ORIGIN).and_then(|it| it.to_str().ok());
+        let host = origin.and_then(|it| it.strip_prefix("http://"));
+        let name = host.map(|it| it.rsplit_once(':').map_or(it, |(name, _)| name));
+        let tunnel = matches!(name, Some("localhost" | "127.0.0.1" | "[::1]"));
         match public_url {
-            Some(url) if url.starts_with("https://") => Self::Https,
+            Some(url) if url.starts_with("https://") && !tunnel => Self::Https,
             _ => Self::Http,
         }
     }

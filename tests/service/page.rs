@@ -187,6 +187,10 @@ async fn behind_https_the_cookie_is_for_https_alone() {
     );
     let cookie = cookie.split(';').next().unwrap();
     assert_eq!(look(&service, cookie, "/").await.status, 200);
+    // Through a tunnel, from which no browser would keep that one.
+    let tunnel = post(&service, "/sign-in", &[("token", READER)]).header("origin", service.url(""));
+    let page = read(tunnel).await;
+    assert!(page.header("set-cookie").starts_with("backstop=1.read."));
 }
 
 #[tokio::test]

@@ -118,6 +118,7 @@ impl IntoResponse for Failure {
                  in a moment."
                     .to_owned(),
             ),
+            StatusCode::FORBIDDEN => ("That is not allowed", problem.detail().to_owned()),
             _ => (problem.title(), problem.detail().to_owned()),
         };
         plain_page(

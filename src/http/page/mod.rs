@@ -27,7 +27,7 @@ use axum::http::{HeaderName, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::session::{self, Role, Transport};
+use super::session::{self, Role};
 use super::{Api, Problem};
 use crate::domain::budget::Reserve;
 use layout::Failure;
@@ -123,11 +123,5 @@ impl FromRequestParts<Api> for Operator {
             Role::Operator => Ok(Self),
             Role::Reader => Err(Failure::from(Problem::forbidden()).into_response()),
         }
-    }
-}
-
-impl Api {
-    fn transport(&self) -> Transport {
-        Transport::of(self.page.public_url.as_deref())
     }
 }

@@ -9,7 +9,8 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout::{self, Failure};
-use crate::http::{Api, Problem, session};
+use crate::http::session::{self, Transport};
+use crate::http::{Api, Problem};
 
 #[derive(Deserialize)]
 pub(super) struct Next {
@@ -71,10 +72,11 @@ pub(super) async fn sign_in(
     headers: HeaderMap,
     given: Result<Form<Given>, FormRejection>,
 ) -> Result<Response, Failure> {
-    session::require_our_own_page(&headers, api.page.public_url.as_deref())?;
+    let public_url = api.page.public_url.as_deref();
+    session::require_our_own_page(&headers, public_url)?;
     let Form(given) = given.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
     let next = local(&given.next);
-    let transport = api.transport();
+    let transport = Transport::of(&headers, public_url);
     let cookie = api
         .tokens
         .role_of(given.token.trim().as_bytes())
@@ -96,9 +98,10 @@ pub(super) async fn sign_out(
     State(api): State<Api>,
     headers: HeaderMap,
 ) -> Result<Response, Failure> {
-    session::require_our_own_page(&headers, api.page.public_url.as_deref())?;
+    let public_url = api.page.public_url.as_deref();
+    session::require_our_own_page(&headers, public_url)?;
     let mut response = see_other("/sign-in");
-    if let Ok(cookie) = session::no_cookie(api.transport()).parse() {
+    if let Ok(cookie) = session::no_cookie(Transport::of(&headers, public_url)).parse() {
         response.headers_mut().insert(SET_COOKIE, cookie);
     }
     Ok(response)
