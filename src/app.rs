@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use sqlx::PgPool;
+use axum::extract::Request;
+use axum::middleware::{self, Next};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,27 +17,31 @@ use crate::dispatch::Dispatcher;
 use crate::http::feed::Feed;
 use crate::http::{Api, router};
 use crate::metrics::Metrics;
+use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
+use crate::providers::Webhook;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
-use crate::store::{connect, controller_id, migrate, too_old};
+use crate::store::notices::Subscriber;
+use crate::store::{Pool, connect, controller_id, migrate, too_old};
 use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
 use crate::watch::pulse::{Ended, Heart};
 use crate::watch::shown::keep_shown;
+use crate::witness::asker::Asker;
 
-/// How long steps in hand get when we stop. What is not done by then is done again after the next
-/// start.
+/// How long answers and steps in hand get when we stop. What is not done by then is done again
+/// after the next start.
 const STOP_PATIENCE: Duration = Duration::from_secs(20);
-/// How long callers get to send what they began and to take their answers.
-const CALLERS_PATIENCE: Duration = Duration::from_secs(5);
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long the last answers get to be sent, and to be asked for by what had just come in.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// The database, ours or somebody else's.
 pub struct OpenDatabase {
     /// Connections.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// The private server, if it is ours.
     private: Option<PrivatePostgres>,
 }
@@ -104,6 +109,7 @@ pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
     http: JoinHandle<std::io::Result<()>>,
+    calls: TaskTracker,
     heart: JoinHandle<Ended>,
     tracker: TaskTracker,
     intake: CancellationToken,
@@ -115,6 +121,10 @@ impl App {
     ///
     /// # Errors
     /// One sentence that says what to do.
+    #[expect(
+        clippy::too_many_lines,
+        reason = "the parts, in the order in which they begin"
+    )]
     pub async fn start(config: Config, durability: Durability) -> anyhow::Result<Self> {
         let listener = TcpListener::bind(config.listen)
             .await
@@ -131,6 +141,8 @@ impl App {
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
+        let stuck_after = config.rollback.stuck_after;
+        let subscriber = subscriber(config.webhook, stuck_after, pool, &tracker, &work);
         let vendors = Vendors {
             hetzner: Arc::new(config.hetzner.counted_in(&metrics)),
             tailscale: config
@@ -148,9 +160,13 @@ impl App {
                 controller,
                 work.clone(),
             );
-            tracker.spawn(worker.run(tracker.clone()));
+            tracker.spawn(worker.telling(subscriber).run(tracker.clone()));
         }
-        let outbox = config.github.map(|github| {
+        let managed = vendors.managed();
+        let github = config
+            .github
+            .map(|github| Arc::new(github.counted_in(&metrics)));
+        let outbox = github.clone().map(|github| {
             Dispatcher::new(
                 pool.clone(),
                 changes.clone(),
@@ -159,8 +175,17 @@ impl App {
                 work.clone(),
             )
         });
-
-        let managed = vendors.managed();
+        let asker = github.map(|github| {
+            Asker::new(
+                pool.clone(),
+                changes.clone(),
+                metrics.clone(),
+                config.watch.patience,
+                github,
+                managed,
+                work.clone(),
+            )
+        });
         let watcher = Watcher::new(
             pool.clone(),
             changes.clone(),
@@ -175,7 +200,8 @@ impl App {
             vendors,
             Budgets::new(pool, config.rollback.rate_reserve),
             work.clone(),
-        );
+        )
+        .telling(subscriber);
         let stuck_after = config.rollback.stuck_after;
         let api = Api {
             pool: pool.clone(),
@@ -184,6 +210,7 @@ impl App {
             proof: Arc::new(config.proof),
             tokens: Arc::new(config.tokens),
             origins: config.origins,
+            webhooks: config.webhooks.map(Arc::new),
             controller,
             tailscale_tag: tag,
             dispatches: outbox.is_some(),
@@ -195,13 +222,17 @@ impl App {
             counted: Arc::default(),
             stop: intake.clone(),
         };
-        let http = tokio::spawn(answer(listener, api, intake.clone()));
+        let calls = TaskTracker::new();
+        let http = serve(listener, api, calls.clone(), intake.clone());
         // Only now can callbacks be heard; and only once that is known may one be missed.
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
         let heart = tokio::spawn(heart.run(begun.clone()));
         tracker.spawn(watcher.run(begun.clone()));
         tracker.spawn(sweeper.run(begun.clone()));
+        if let Some(asker) = asker {
+            tracker.spawn(asker.run(begun.clone()));
+        }
         if let Some(outbox) = outbox {
             tracker.spawn(outbox.run(tracker.clone(), begun));
         }
@@ -210,6 +241,7 @@ impl App {
             address,
             database,
             http,
+            calls,
             heart,
             tracker,
             intake,
@@ -225,7 +257,7 @@ impl App {
 
     /// The database's connections.
     #[must_use]
-    pub fn pool(&self) -> &PgPool {
+    pub fn pool(&self) -> &Pool {
         &self.database.pool
     }
 
@@ -267,34 +299,27 @@ impl App {
     pub async fn stop(self) -> anyhow::Result<()> {
         tracing::info!("stopping");
         self.intake.cancel();
+        // Not after the last answer: a caller who is slow must not take the steps' time.
         self.work.cancel();
+        self.calls.close();
         self.tracker.close();
-        // Side by side: a caller that hangs must not keep steps from being given back.
-        let (answered, done, _) = tokio::join!(
-            tokio::time::timeout(CALLERS_PATIENCE, self.http),
-            tokio::time::timeout(STOP_PATIENCE, self.tracker.wait()),
-            tokio::time::timeout(CALLERS_PATIENCE, self.heart),
-        );
-        if answered.is_err() {
-            tracing::warn!("stopping although a caller still sends or reads");
-        }
-        if done.is_err() {
+        let in_hand = async {
+            tokio::join!(
+                answered(self.http, &self.calls),
+                self.tracker.wait(),
+                self.heart
+            )
+        };
+        if tokio::time::timeout(STOP_PATIENCE, in_hand).await.is_err() {
             tracing::warn!("stopping with work in hand; it is taken up again at the next start");
         }
         self.database.close().await
     }
 }
 
-/// Answers calls until `stop` is cancelled, and then those that have begun.
-async fn answer(listener: TcpListener, api: Api, stop: CancellationToken) -> std::io::Result<()> {
-    axum::serve(listener, router(api))
-        .with_graceful_shutdown(stop.cancelled_owned())
-        .await
-}
-
 /// What the stream tells, until `stop` is cancelled.
 fn follow(
-    pool: &PgPool,
+    pool: &Pool,
     changes: &Changes,
     stuck_after: Duration,
     tracker: &TaskTracker,
@@ -313,4 +338,54 @@ fn hands(vendors: &Vendors) -> impl Iterator<Item = Hands> {
     [Some(Hands::Hetzner(vendors.hetzner.clone())), tailscale]
         .into_iter()
         .flatten()
+}
+
+/// Who is told what happens; starts telling them.
+fn subscriber(
+    webhook: Option<Webhook>,
+    stuck_after: Duration,
+    pool: &Pool,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) -> Subscriber {
+    let Some(webhook) = webhook else {
+        return Subscriber::Nobody;
+    };
+    let notifier = Notifier::new(pool.clone(), webhook, stuck_after, stop.clone());
+    tracker.spawn(notifier.run());
+    Subscriber::Webhook
+}
+
+/// Serves calls until the intake is closed. Each is in `calls` until it is answered.
+fn serve(
+    listener: TcpListener,
+    api: Api,
+    calls: TaskTracker,
+    intake: CancellationToken,
+) -> JoinHandle<std::io::Result<()>> {
+    let tracked = move |request: Request, next: Next| calls.track_future(next.run(request));
+    let router = router(api).layer(middleware::from_fn(tracked));
+    tokio::spawn(
+        axum::serve(listener, router)
+            .with_graceful_shutdown(intake.cancelled_owned())
+            .into_future(),
+    )
+}
+
+/// Waits until every call is answered. Connections on which nothing is asked close by themselves;
+/// those on which a question never ends are not waited for.
+async fn answered(http: JoinHandle<std::io::Result<()>>, calls: &TaskTracker) {
+    let no_more = async {
+        loop {
+            calls.wait().await;
+            tokio::time::sleep(LAST_WORDS).await;
+            if calls.is_empty() {
+                break;
+            }
+        }
+    };
+    tokio::select! {
+        _ = http => {}
+        () = no_more => {}
+    }
 }

@@ -10,22 +10,21 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use crate::domain::budget::{Answer, Grant, Purpose, Reserve, Told};
 use crate::providers::Vendor;
 use crate::providers::hetzner::RateLimit;
-use crate::store::StoreError;
 use crate::store::budgets::{self, Read};
 use crate::store::provisions::Written;
+use crate::store::{Pool, StoreError, in_time};
 
 /// When to ask again once there is known to be enough.
 const SOON: Duration = Duration::from_secs(1);
 
 /// One vendor's budget.
 pub struct Budget {
-    pool: PgPool,
+    pool: Pool,
     vendor: Vendor,
     reserve: Reserve,
     /// Whether the last that asked did not get all of it.
@@ -61,7 +60,7 @@ pub struct Permit {
 impl Budget {
     /// `reserve` is the share of the vendor's limit that is left to others.
     #[must_use]
-    pub fn new(pool: PgPool, vendor: Vendor, reserve: Reserve) -> Self {
+    pub fn new(pool: Pool, vendor: Vendor, reserve: Reserve) -> Self {
         Self {
             pool,
             vendor,
@@ -76,25 +75,30 @@ impl Budget {
     /// # Errors
     /// [`StoreError`] if the database cannot be used; then nothing may be sent.
     pub async fn permit(&self, purpose: Purpose, wanted: u32) -> Result<Asked, StoreError> {
-        let id = Uuid::new_v4();
-        let mut db = self.pool.acquire().await?;
-        loop {
-            let mut read = budgets::read(&mut db, self.vendor.as_str()).await?;
-            let answer = read.budget.ask(purpose, wanted, self.reserve, read.now);
-            if let Answer::Granted(grant) = &answer
-                && grant.counts > 0
-            {
-                read.budget.hand_out(id, grant, read.now);
-                if budgets::write(&mut db, self.vendor.as_str(), &read).await? == Written::Outrun {
-                    continue;
+        in_time(async {
+            let id = Uuid::new_v4();
+            let mut db = self.pool.acquire().await?;
+            loop {
+                let mut read = budgets::read(&mut db, self.vendor.as_str()).await?;
+                let answer = read.budget.ask(purpose, wanted, self.reserve, read.now);
+                if let Answer::Granted(grant) = &answer
+                    && grant.counts > 0
+                {
+                    read.budget.hand_out(id, grant, read.now);
+                    if budgets::write(&mut db, self.vendor.as_str(), &read).await?
+                        == Written::Outrun
+                    {
+                        continue;
+                    }
                 }
+                self.note(&read, purpose, wanted, &answer);
+                return Ok(match answer {
+                    Answer::Granted(grant) => Asked::Granted(Permit::new(id, grant, self.reserve)),
+                    Answer::NotNow { come_back_in } => Asked::NotNow { come_back_in },
+                });
             }
-            self.note(&read, purpose, wanted, &answer);
-            return Ok(match answer {
-                Answer::Granted(grant) => Asked::Granted(Permit::new(id, grant, self.reserve)),
-                Answer::NotNow { come_back_in } => Asked::NotNow { come_back_in },
-            });
-        }
+        })
+        .await
     }
 
     /// For how long nothing at all would be granted for this; `None` if something might be. Takes
@@ -106,12 +110,15 @@ impl Budget {
         if !self.scarce.load(Ordering::Relaxed) {
             return Ok(None);
         }
-        let mut db = self.pool.acquire().await?;
-        let mut read = budgets::read(&mut db, self.vendor.as_str()).await?;
-        Ok(match read.budget.ask(purpose, 1, self.reserve, read.now) {
-            Answer::Granted(_) => None,
-            Answer::NotNow { come_back_in } => Some(come_back_in),
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            let mut read = budgets::read(&mut db, self.vendor.as_str()).await?;
+            Ok(match read.budget.ask(purpose, 1, self.reserve, read.now) {
+                Answer::Granted(_) => None,
+                Answer::NotNow { come_back_in } => Some(come_back_in),
+            })
         })
+        .await
     }
 
     /// Reports back. `told` is what the vendor has told since the permit was granted; `None` if it
@@ -124,23 +131,27 @@ impl Budget {
         if permit.grant.counts == 0 && told.is_none() && pause.is_none() {
             return Ok(());
         }
-        let mut db = self.pool.acquire().await?;
-        loop {
-            let mut read = budgets::read(&mut db, self.vendor.as_str()).await?;
-            let told = told.map(|told| Told {
-                limit: told.limit,
-                remaining: told.remaining,
-                told_at: told.told_at,
-                heard_at: read.now,
-            });
-            read.budget.settle(permit.id, permit.sent(), told, read.now);
-            if let Some(pause) = pause {
-                read.budget.pause(read.now + pause);
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            loop {
+                let mut read = budgets::read(&mut db, self.vendor.as_str()).await?;
+                let told = told.map(|told| Told {
+                    limit: told.limit,
+                    remaining: told.remaining,
+                    told_at: told.told_at,
+                    heard_at: read.now,
+                });
+                read.budget.settle(permit.id, permit.sent(), told, read.now);
+                if let Some(pause) = pause {
+                    read.budget.pause(read.now + pause);
+                }
+                if budgets::write(&mut db, self.vendor.as_str(), &read).await? == Written::Yes {
+                    break;
+                }
             }
-            if budgets::write(&mut db, self.vendor.as_str(), &read).await? == Written::Yes {
-                break;
-            }
-        }
+            Ok::<_, StoreError>(())
+        })
+        .await?;
         if let Some(pause) = pause {
             tracing::warn!(
                 vendor = %self.vendor, pause_ms = pause.as_millis(),

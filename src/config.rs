@@ -20,10 +20,11 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::github::Webhooks;
 use crate::http::page;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
-use crate::providers::{GitHub, Hetzner, Tailscale};
+use crate::providers::{GitHub, Hetzner, Tailscale, Webhook};
 use crate::rollback::worker;
 use crate::sweep::periodic;
 use crate::watch;
@@ -132,6 +133,24 @@ pub struct Settings {
     )]
     pub cors_origins: Option<String>,
 
+    /// Where it is told what settles, gets stuck or is found, as a Standard Webhook
+    #[arg(
+        long,
+        env = "BACKSTOP_WEBHOOK_URL",
+        value_name = "BACKSTOP_WEBHOOK_URL",
+        hide_env_values = true
+    )]
+    pub webhook_url: Option<SecretString>,
+
+    /// Its secret, `whsec_…`
+    #[arg(
+        long,
+        env = "BACKSTOP_WEBHOOK_SECRET",
+        value_name = "BACKSTOP_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    pub webhook_secret: Option<SecretString>,
+
     /// From `started`, or creation, to a terminal callback
     #[arg(long, env = "BACKSTOP_PROVISION_TIMEOUT", value_name = "BACKSTOP_PROVISION_TIMEOUT",
           default_value = "30m", value_parser = duration)]
@@ -194,8 +213,10 @@ pub struct Config {
     pub hetzner: Hetzner,
     /// The tailnet, and the tag that makes a device ours. `None`: no key and device steps.
     pub tailscale: Option<(Tailscale, String)>,
-    /// The workflow that is dispatched for a provision. `None`: none is.
+    /// The workflow that is dispatched for a provision, and whose runs are looked at. `None`: none.
     pub github: Option<GitHub>,
+    /// Settles which webhooks are GitHub's. `None`: none are taken.
+    pub webhooks: Option<Webhooks>,
     /// What the page has to know besides.
     pub page: page::Settings,
     /// Settles who sends a callback.
@@ -204,6 +225,8 @@ pub struct Config {
     pub tokens: Tokens,
     /// Pages of other origins that may call.
     pub origins: Origins,
+    /// Where operators listen.
+    pub webhook: Option<Webhook>,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
     /// How steps are carried out.
@@ -270,6 +293,8 @@ impl Settings {
             reserve: self.rate_reserve,
         };
         let github = self.github.check()?;
+        let webhook = self.webhook()?;
+        let webhooks = self.github.check_webhooks()?;
 
         let secrets: Vec<SecretString> = given(self.callback_secrets.as_ref())
             .map(|secrets| {
@@ -321,10 +346,12 @@ impl Settings {
             hetzner,
             tailscale,
             github,
+            webhooks,
             page,
             proof,
             tokens,
             origins: self.origins()?,
+            webhook,
             provision_timeout: self.provision_timeout,
             rollback: worker::Settings {
                 retry: Backoff {
@@ -357,6 +384,25 @@ impl Settings {
             .transpose()
             .map(Option::unwrap_or_default)
             .map_err(|error| ConfigError(format!("BACKSTOP_CORS_ORIGINS: {error}")))
+    }
+
+    fn webhook(&self) -> Result<Option<Webhook>, ConfigError> {
+        let error = |text: &str| Err(ConfigError(text.to_owned()));
+        match (
+            given(self.webhook_url.as_ref()),
+            given(self.webhook_secret.as_ref()),
+        ) {
+            (None, None) => Ok(None),
+            (Some(url), Some(secret)) => Webhook::new(url, secret)
+                .map(Some)
+                .map_err(|e| ConfigError(e.to_string())),
+            (Some(_), None) => {
+                error("BACKSTOP_WEBHOOK_URL is set and BACKSTOP_WEBHOOK_SECRET is not")
+            }
+            (None, Some(_)) => {
+                error("BACKSTOP_WEBHOOK_SECRET is set and BACKSTOP_WEBHOOK_URL is not")
+            }
+        }
     }
 
     /// Without a slash at its end, so that one URL has one spelling.

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::PgPool;
+use sqlx::Connection;
 use tokio::sync::{Semaphore, broadcast};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -22,12 +22,12 @@ use crate::domain::names::ProvisionId;
 use crate::providers::github::StartedRun;
 use crate::providers::{GitHub, VendorError};
 use crate::rollback::jittered;
-use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::dispatches::{
     self, ClaimedDispatch, Outcome, Reported, claim_due_dispatch, next_due_in,
 };
 use crate::store::provisions::{Written, read, write};
+use crate::store::{Pool, StoreError, in_time};
 
 /// How long a claim holds. Longer than its requests can take, with a margin: seven at most, where
 /// an app's token is refused, renewed, and the server is an old one.
@@ -43,10 +43,10 @@ const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The outbox's worker in this process. Others may run beside it.
 pub struct Dispatcher {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     retry: Backoff,
-    github: GitHub,
+    github: Arc<GitHub>,
     stop: CancellationToken,
 }
 
@@ -54,10 +54,10 @@ impl Dispatcher {
     /// A worker that ends when `stop` is cancelled.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         changes: Changes,
         retry: Backoff,
-        github: GitHub,
+        github: Arc<GitHub>,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -111,17 +111,23 @@ impl Dispatcher {
     }
 
     async fn claim(&self) -> Result<Option<ClaimedDispatch>, StoreError> {
-        let mut db = self.pool.acquire().await?;
-        claim_due_dispatch(&mut db, LEASE).await
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            claim_due_dispatch(&mut db, LEASE).await
+        })
+        .await
     }
 
     /// Until something changes, or is due, or it is time to look anyway.
     async fn wait(&self, changes: &mut broadcast::Receiver<ProvisionId>) {
-        let next = match self.pool.acquire().await {
-            Ok(mut db) => next_due_in(&mut db).await.ok().flatten(),
-            Err(_) => None,
-        };
+        let next = in_time(async {
+            let mut db = self.pool.acquire().await?;
+            next_due_in(&mut db).await
+        });
         let pause = next
+            .await
+            .ok()
+            .flatten()
             .unwrap_or(LOOK_EVERY)
             .clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
         tokio::select! {
@@ -136,7 +142,7 @@ impl Dispatcher {
         let answer = self.github.dispatch(&inputs(dispatch)).await;
         fail::fail_point!("dispatch_answered");
         let outcome = self.judge(dispatch, answer);
-        match self.report(dispatch, &outcome).await {
+        match in_time(self.report(dispatch, &outcome)).await {
             Ok(Reported::Yes) => {
                 log(dispatch, &outcome);
                 self.changes.announce(dispatch.provision);
@@ -185,7 +191,8 @@ impl Dispatcher {
         dispatch: &ClaimedDispatch,
         outcome: &Outcome,
     ) -> Result<Reported, StoreError> {
-        let mut transaction = self.pool.begin().await?;
+        let mut db = self.pool.acquire().await?;
+        let mut transaction = db.begin().await?;
         if dispatches::report(&mut transaction, dispatch, outcome).await? == Reported::FencedOut {
             return Ok(Reported::FencedOut);
         }

@@ -16,10 +16,13 @@
 //! - [`sweep`]: the vendors' lists against the database: what nobody reported and nobody is after.
 //! - [`dispatch`]: sends the workflows that the outbox has.
 //! - [`watch`]: fails what nobody speaks for, and says whether anybody could have been heard.
+//! - [`notices`]: tells the operators' webhook what settled, got stuck or was found.
+//! - [`witness`]: what GitHub says of a run, asked or sent.
 //! - [`providers`]: the clients for Hetzner, Tailscale and GitHub. [`budget`]: what the vendors may be
 //!   sent, shared by all replicas.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
-//!   is counted.
+//!   is counted. [`signing`]: the secrets of what comes in signed and goes out signed.
+//! - [`cli`]: `list`, `show` and `watch`, which ask a running service.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
 //!
@@ -28,17 +31,21 @@
 
 pub mod app;
 pub mod budget;
+pub mod cli;
 pub mod config;
 pub mod demo;
 pub mod dispatch;
 pub mod domain;
 pub mod http;
 pub mod metrics;
+pub mod notices;
 pub mod oidc;
 pub mod postgres;
 pub mod providers;
 pub mod rollback;
+pub mod signing;
 pub mod sim;
 pub mod store;
 pub mod sweep;
 pub mod watch;
+pub mod witness;

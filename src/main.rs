@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use backstop::app::{App, OpenDatabase};
+use backstop::cli;
 use backstop::config::{Database, DatabaseSettings, Settings, VendorSettings};
 use backstop::domain::names::ProvisionId;
 use backstop::domain::orphans::Mandate;
@@ -81,6 +82,12 @@ enum Command {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+    /// List provisions, newest first, as a running service shows them
+    List(cli::List),
+    /// Show a provision with its steps and its history
+    Show(cli::Show),
+    /// Tell what changes, as it changes
+    Watch(cli::Watch),
     /// Print the OpenAPI document
     Openapi,
     /// Apply migrations and exit; `serve` applies them too
@@ -90,8 +97,7 @@ enum Command {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let default_filter = match arguments.command {
         // Its own words are what it is for.
@@ -106,7 +112,15 @@ async fn main() -> ExitCode {
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal())
         .init();
-    match run(arguments.command).await {
+    let ended = tokio::runtime::Runtime::new()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let ended = runtime.block_on(run(arguments.command));
+            // Not dropped: that waits for a resolver that does not answer, as long as it takes.
+            runtime.shutdown_background();
+            ended
+        });
+    match ended {
         Ok(code) => code,
         Err(error) => {
             eprintln!("backstop: {}", sentence(&error));
@@ -126,7 +140,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("listening on http://{}", started.address());
             started.run_until(told_to_stop).await?;
         }
-        Command::Demo(settings) => return backstop::demo::run(settings, told_to_stop()?).await,
+        Command::Demo(settings) => {
+            // A whole configuration is too much to carry about.
+            return Box::pin(backstop::demo::run(settings, told_to_stop()?)).await;
+        }
         Command::Sim { listen } => sim::run(listen, SimOptions::default()).await?,
         Command::Sweep {
             dry_run: _,
@@ -150,6 +167,9 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             new_controller: true,
             database,
         } => renew_controller(&database).await?,
+        Command::List(asked) => cli::list(asked).await?,
+        Command::Show(asked) => cli::show(asked).await?,
+        Command::Watch(asked) => cli::watch(asked).await?,
         Command::Openapi => std::io::stdout().write_all(openapi::document().as_bytes())?,
         Command::Migrate { database } => {
             let database = open(&database).await?;

@@ -27,6 +27,7 @@ const OLDEST_UNSETTLED: &str = "backstop_oldest_unsettled_step_seconds";
 const VENDOR_REQUESTS: &str = "backstop_vendor_requests_total";
 const RATE_REMAINING: &str = "backstop_vendor_rate_remaining";
 const ORPHANS: &str = "backstop_orphans";
+const GITHUB_VERDICTS: &str = "backstop_github_verdicts_total";
 const HTTP_REQUESTS: &str = "backstop_http_requests_total";
 const HTTP_SECONDS: &str = "backstop_http_request_seconds";
 const CONNECTIONS: &str = "backstop_database_connections";
@@ -85,6 +86,10 @@ impl Metrics {
             ];
             metrics.counter(CALLBACKS, labels).increment(0);
         }
+        for result in ["failed", "discrepancy"] {
+            let labels = [("result", result.into())];
+            metrics.counter(GITHUB_VERDICTS, labels).increment(0);
+        }
         drop(metrics.histogram(SETTLE_SECONDS, []));
         metrics
     }
@@ -140,6 +145,12 @@ impl Metrics {
             ("status", status.into()),
         ];
         self.counter(VENDOR_REQUESTS, labels).increment(1);
+    }
+
+    /// GitHub said how a run ended, and it meant something: `failed` or `discrepancy`.
+    pub fn github_verdict(&self, result: &'static str) {
+        let labels = [("result", result.into())];
+        self.counter(GITHUB_VERDICTS, labels).increment(1);
     }
 
     /// A call was answered. `route` is the template of its path, never the path.
@@ -214,6 +225,10 @@ impl Metrics {
             (
                 VENDOR_REQUESTS,
                 "Requests to vendors; status none: not answered.",
+            ),
+            (
+                GITHUB_VERDICTS,
+                "Provisions that GitHub's word failed or contradicted.",
             ),
             (HTTP_REQUESTS, "Calls of our API that were answered."),
         ];

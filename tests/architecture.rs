@@ -59,6 +59,7 @@ fn domain_imports_nobody_and_does_no_io() {
         "crate::sim",
         "crate::store",
         "crate::sweep",
+        "crate::witness",
         "sqlx",
         "reqwest",
         "tokio",
@@ -77,6 +78,7 @@ fn http_calls_no_vendor_and_no_worker() {
             "crate::budget",
             "rollback::worker",
             "crate::dispatch",
+            "witness::asker",
             "crate::sim",
             "reqwest",
         ],
@@ -127,12 +129,21 @@ fn watch_calls_no_vendor_and_knows_no_http_of_ours() {
 }
 
 #[test]
+fn the_witness_deletes_nothing_and_knows_no_http_of_ours() {
+    nothing_below(
+        "src/witness",
+        &["crate::http", "crate::sim", "rollback::worker", "axum"],
+    );
+}
+
+#[test]
 fn store_and_providers_know_nothing_above_them() {
     let above = [
         "crate::http",
         "crate::rollback",
         "crate::sweep",
         "crate::dispatch",
+        "crate::witness",
         "crate::app",
         "crate::sim",
         "crate::demo",
@@ -202,6 +213,19 @@ fn http_clients_are_built_in_one_place() {
         });
         assert!(
             !builds || path.ends_with("providers/http.rs"),
+            "{}",
+            path.display()
+        );
+    }
+}
+
+/// What comes back to sqlx's own pool comes back without a bound.
+#[test]
+fn connections_are_lent_by_store_only() {
+    for (path, text) in sources("src") {
+        let may = path.iter().any(|part| part == "store");
+        assert!(
+            may || code(&text).all(|line| !line.contains("PgPool")),
             "{}",
             path.display()
         );

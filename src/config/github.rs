@@ -4,6 +4,8 @@ use clap::Args;
 use secrecy::SecretString;
 
 use super::{ConfigError, given, given_text};
+use crate::http::github::Webhooks;
+use crate::oidc;
 use crate::providers::GitHub;
 use crate::providers::github::{GitHubCredential, Repository, Workflow};
 
@@ -28,6 +30,15 @@ pub struct GitHubSettings {
         allow_hyphen_values = true
     )]
     pub github_app_private_key: Option<SecretString>,
+
+    /// Secret of GitHub's webhooks workflow_run and workflow_job; unset: none are taken
+    #[arg(
+        long,
+        env = "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+        value_name = "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+        hide_env_values = true
+    )]
+    pub github_webhook_secret: Option<SecretString>,
 
     /// GitHub's API
     #[arg(
@@ -115,6 +126,27 @@ impl GitHubSettings {
             api => api.strip_suffix("/api/v3")?,
         };
         Some(format!("{site}/{repository}/actions/runs"))
+    }
+
+    /// Checks who may send webhooks. `None`: nobody.
+    pub(super) fn check_webhooks(&self) -> Result<Option<Webhooks>, ConfigError> {
+        let Some(secret) = given(self.github_webhook_secret.as_ref()) else {
+            return Ok(None);
+        };
+        let repository = match self.repository()? {
+            Named::ByNumber(number) => oidc::Repository::Id(number),
+            Named::ByName(repository) => oidc::Repository::Name(repository.to_string()),
+            Named::Nowhere => {
+                return Err(ConfigError(
+                    "BACKSTOP_GITHUB_WEBHOOK_SECRET is set and BACKSTOP_GITHUB_REPOSITORY is not: \
+                     whose runs would be ours?"
+                        .to_owned(),
+                ));
+            }
+        };
+        Webhooks::new(secret, repository)
+            .map(Some)
+            .map_err(|e| ConfigError(format!("BACKSTOP_GITHUB_WEBHOOK_SECRET: {e}")))
     }
 
     pub(super) fn repository(&self) -> Result<Named, ConfigError> {

@@ -149,6 +149,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         tailscale: Some((tailscale, TAG.to_owned())),
         // The workflows here are played, not dispatched.
         github: None,
+        webhooks: None,
         page: page::Settings::default(),
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
@@ -156,6 +157,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
             operator: Some(OPERATOR_TOKEN.into()),
         },
         origins: Origins::default(),
+        webhook: None,
         provision_timeout: PATIENCE.provision_timeout,
         rollback: worker::Settings {
             retry: Backoff {

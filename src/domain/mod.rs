@@ -9,6 +9,7 @@
 //! - [`orphans`]: what the vendors' lists show that should not be there.
 //! - [`overdue`]: when a provision has used up its time; [`hearing`]: whether callbacks could be
 //!   heard, and whether this database may act on not having heard one.
+//! - [`witness`]: what GitHub says of a run, and what follows from it.
 //! - [`absence`]: when an empty list is proof.
 //! - [`backoff`]: how long to leave a failed delete alone.
 //! - [`budget`]: how many requests a vendor may be sent.
@@ -29,3 +30,4 @@ pub mod provision;
 pub(crate) mod spelling;
 pub mod step;
 pub mod transition;
+pub mod witness;

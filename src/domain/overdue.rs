@@ -3,7 +3,8 @@
 //! One sentence: time in which nobody could have heard a callback does not count; so silence is
 //! measured from the later of the last message and the moment since when callbacks can be heard,
 //! and a deadline that has passed counts once they could be heard for as long as a workflow may
-//! need to get a last word through.
+//! need to get a last word through. GitHub's word that the run is under way ends a silence as any
+//! message does, and moves no deadline.
 
 use std::time::Duration;
 
@@ -40,16 +41,32 @@ impl Patience {
     pub fn longest_breath(&self) -> Duration {
         LONGEST_BREATH.min(self.grace() / 4)
     }
+
+    /// The silence of an attempt that has sent a heartbeat after which GitHub is asked about its
+    /// run: early enough that the answer comes before the time-out does.
+    #[must_use]
+    pub fn suspicious_after(&self) -> Duration {
+        self.heartbeat_timeout / 2
+    }
+
+    /// The pause before GitHub is asked about the same run again. An attempt that is silent lives
+    /// by the answers, so there is room for one that is lost.
+    #[must_use]
+    pub fn ask_every(&self) -> Duration {
+        self.heartbeat_timeout / 4
+    }
 }
 
 impl Provision {
     /// When its time will be up if nothing more is heard, and why; `None` if nothing is waited for.
-    /// `hearing_since` is when the period began in which every callback could have been heard.
+    /// `hearing_since` is when the period began in which every callback could have been heard,
+    /// `under_way_at` when GitHub last said that the attempt's run is not over.
     #[must_use]
     pub fn time_is_up_at(
         &self,
         patience: &Patience,
         hearing_since: DateTime<Utc>,
+        under_way_at: Option<DateTime<Utc>>,
     ) -> Option<(DateTime<Utc>, Reason)> {
         let attempt = &self.attempt;
         let deadline = attempt.deadline_at.max(hearing_since + patience.grace());
@@ -58,7 +75,9 @@ impl Provision {
             Status::Provisioning => {
                 // Any message ends a silence. Only the first heartbeat begins to demand more.
                 let silent_at = attempt.last_heartbeat_at.map(|_| {
-                    attempt.last_message_at.max(hearing_since) + patience.heartbeat_timeout
+                    let heard_at = attempt.last_message_at.max(hearing_since);
+                    under_way_at.map_or(heard_at, |at| at.max(heard_at))
+                        + patience.heartbeat_timeout
                 });
                 Some(match silent_at {
                     Some(silent_at) if silent_at < deadline => (silent_at, Reason::Silent),
@@ -78,9 +97,10 @@ impl Provision {
         now: DateTime<Utc>,
         patience: &Patience,
         hearing_since: DateTime<Utc>,
+        under_way_at: Option<DateTime<Utc>>,
     ) -> Result<Option<Change>, IllegalMove> {
         let Some((_, reason)) = self
-            .time_is_up_at(patience, hearing_since)
+            .time_is_up_at(patience, hearing_since, under_way_at)
             .filter(|(at, _)| *at <= now)
         else {
             return Ok(None);
@@ -97,6 +117,7 @@ impl Provision {
                 json!(attempt.last_heartbeat_at),
             ),
             ("hearing_since".to_owned(), json!(hearing_since)),
+            ("run_under_way_at".to_owned(), json!(under_way_at)),
         ]);
         attempt.end(reason, now);
         let number = attempt.number;
@@ -149,14 +170,14 @@ mod tests {
             (queued(), Reason::NeverStarted),
             (provisioning(None), Reason::Deadline),
         ] {
-            let up = provision.time_is_up_at(&PATIENCE, at(-9999));
+            let up = provision.time_is_up_at(&PATIENCE, at(-9999), None);
             assert_eq!(up, Some((at(1800), reason)));
         }
     }
 
     #[test]
     fn silence_is_counted_from_the_last_message_and_only_after_a_heartbeat() {
-        let up = |provision: &Provision| provision.time_is_up_at(&PATIENCE, at(-9999));
+        let up = |provision: &Provision| provision.time_is_up_at(&PATIENCE, at(-9999), None);
         assert_eq!(up(&provisioning(Some(60))), Some((at(360), Reason::Silent)));
         let mut then_a_step = provisioning(Some(60));
         then_a_step.attempt.last_message_at = at(100);
@@ -169,7 +190,7 @@ mod tests {
 
     #[test]
     fn time_in_which_nobody_could_hear_does_not_count() {
-        let up = |provision: &Provision, since| provision.time_is_up_at(&PATIENCE, at(since));
+        let up = |provision: &Provision, since| provision.time_is_up_at(&PATIENCE, at(since), None);
         let silent = provisioning(Some(60));
         assert_eq!(up(&silent, 1000), Some((at(1300), Reason::Silent)));
         assert_eq!(up(&queued(), 1400), Some((at(1800), Reason::NeverStarted)));
@@ -181,21 +202,34 @@ mod tests {
     }
 
     #[test]
+    fn githubs_word_that_the_run_is_under_way_ends_a_silence_and_moves_no_deadline() {
+        let up = |provision: &Provision, word| {
+            provision.time_is_up_at(&PATIENCE, at(-9999), Some(at(word)))
+        };
+        let silent = provisioning(Some(60));
+        assert_eq!(up(&silent, 50), Some((at(360), Reason::Silent)));
+        assert_eq!(up(&silent, 350), Some((at(650), Reason::Silent)));
+        assert_eq!(up(&silent, 1790), Some((at(1800), Reason::Deadline)));
+        assert_eq!(up(&silent, 9000), Some((at(1800), Reason::Deadline)));
+        assert_eq!(up(&queued(), 1790), Some((at(1800), Reason::NeverStarted)));
+    }
+
+    #[test]
     fn what_is_over_or_in_use_is_never_overdue() {
         for status in [Status::Running, Status::Failed, Status::Destroyed] {
             let provision = Provision {
                 status,
                 ..provisioning(Some(0))
             };
-            assert_eq!(provision.time_is_up_at(&PATIENCE, at(0)), None);
+            assert_eq!(provision.time_is_up_at(&PATIENCE, at(0), None), None);
         }
     }
 
     #[test]
     fn being_overdue_fails_the_attempt_with_all_that_may_exist() {
-        let not_yet = provisioning(None).overdue(at(1799), &PATIENCE, at(0));
+        let not_yet = provisioning(None).overdue(at(1799), &PATIENCE, at(0), None);
         assert_eq!(not_yet, Ok(None));
-        let change = provisioning(None).overdue(at(1800), &PATIENCE, at(0));
+        let change = provisioning(None).overdue(at(1800), &PATIENCE, at(0), None);
         let change = change.unwrap().unwrap();
         assert_eq!(change.provision.status, Status::Failed);
         let attempt = &change.provision.attempt;

@@ -79,6 +79,8 @@ pub struct Attempt {
     pub finished_at: Option<DateTime<Utc>>,
     /// Why and since when it is rolled back. `None` while it is live.
     pub rollback: Option<Rollback>,
+    /// Whether the reason is GitHub's conclusion of the run, so that its workflow's own replaces it.
+    pub ended_by_github: bool,
 }
 
 /// That an attempt is over, and why.
@@ -171,6 +173,7 @@ impl Attempt {
             deadline_at: now + timeout,
             finished_at: None,
             rollback: None,
+            ended_by_github: false,
         }
     }
 
@@ -204,6 +207,14 @@ impl Attempt {
         self.learn(&known);
     }
 
+    /// Ends the attempt by GitHub's conclusion of its run.
+    pub(super) fn end_by_github(&mut self, conclusion: Conclusion, now: DateTime<Utc>) {
+        if self.rollback.is_none() {
+            self.end(Some(conclusion).into(), now);
+            self.ended_by_github = true;
+        }
+    }
+
     /// Ends the attempt in somebody else's name than its workflow's. An earlier reason stands.
     pub(super) fn end(&mut self, reason: Reason, now: DateTime<Utc>) {
         if self.rollback.is_none() {
@@ -214,7 +225,7 @@ impl Attempt {
     }
 
     /// Applies what the workflow says of its failure: ends a live attempt, adds to one that is
-    /// over. A workflow's reason replaces a watcher's.
+    /// over. A workflow's reason replaces a watcher's and, if it names one, GitHub's.
     pub(super) fn fail(&mut self, failure: &Failure, now: DateTime<Utc>) {
         self.learn_what_is_blank(&failure.reported);
         self.may_exist.extend(&failure.may_exist);
@@ -228,6 +239,10 @@ impl Attempt {
             None => self.over(failure.conclusion.into(), now),
             Some(rollback) if rollback.reason.is_a_watchers() => {
                 rollback.reason = failure.conclusion.into();
+            }
+            Some(rollback) if self.ended_by_github && failure.conclusion.is_some() => {
+                rollback.reason = failure.conclusion.into();
+                self.ended_by_github = false;
             }
             Some(_) => {}
         }

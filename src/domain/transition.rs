@@ -60,6 +60,10 @@ pub enum Move {
     DispatchFailed,
     /// Its time is up.
     Overdue,
+    /// GitHub says that its run has failed.
+    RunFailed,
+    /// GitHub says that its run has ended without failing, which nobody told us.
+    Discrepancy,
     /// This database became another controller, and gave it up.
     Disowned,
 }
@@ -85,7 +89,8 @@ pub fn transition(from: Option<Status>, by: Move) -> Result<Status, IllegalMove>
         (Some(S::Running), Move::Started | Move::Progress)
         | (None | Some(S::Queued | S::Provisioning | S::Running), Move::Success) => Ok(S::Running),
         (None | Some(S::Queued | S::Provisioning | S::Running), Move::Failure)
-        | (Some(S::Queued | S::Provisioning), Move::Overdue) => Ok(S::Failed),
+        | (Some(S::Queued | S::Provisioning), Move::Overdue | Move::RunFailed) => Ok(S::Failed),
+        (Some(status @ (S::Queued | S::Provisioning)), Move::Discrepancy) => Ok(status),
         (
             Some(status @ (S::Provisioning | S::Running | S::Failed | S::Destroyed)),
             Move::Late | Move::Retry,
@@ -116,30 +121,32 @@ mod tests {
             Move::Destroyed,
             Move::DispatchFailed,
             Move::Overdue,
+            Move::RunFailed,
+            Move::Discrepancy,
             Move::Disowned,
         ];
         // columns as in `moves`; P: provisioning
         let table = [
-            (None, "queued P P running failed - - - - - -"),
+            (None, "queued P P running failed - - - - - - - -"),
             (
                 Some(Status::Queued),
-                "- P P running failed - - destroyed failed failed destroyed",
+                "- P P running failed - - destroyed failed failed failed queued destroyed",
             ),
             (
                 Some(Status::Provisioning),
-                "- P P running failed P P destroyed - failed destroyed",
+                "- P P running failed P P destroyed - failed failed P destroyed",
             ),
             (
                 Some(Status::Running),
-                "- running running running failed running running destroyed - - destroyed",
+                "- running running running failed running running destroyed - - - - destroyed",
             ),
             (
                 Some(Status::Failed),
-                "- P - - - failed failed destroyed - - destroyed",
+                "- P - - - failed failed destroyed - - - - destroyed",
             ),
             (
                 Some(Status::Destroyed),
-                "- - - - - destroyed destroyed - - - destroyed",
+                "- - - - - destroyed destroyed - - - - - destroyed",
             ),
         ];
         for (from, row) in table {

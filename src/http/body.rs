@@ -7,12 +7,14 @@ use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use futures::StreamExt;
 use serde_json::{Map, Value};
+use tokio::time::timeout;
 
 use super::Problem;
 use crate::domain::fields::VendorId;
@@ -20,23 +22,41 @@ use crate::domain::step::Resource;
 
 /// The largest body that is read, in bytes.
 pub(super) const BODY_LIMIT: usize = 64 * 1024;
+/// How long a body may take to arrive. Shorter than what a call may take, so that a slow caller is
+/// told so.
+const BODY_PATIENCE: Duration = Duration::from_secs(5);
 /// The longest name, in characters.
 const NAME_LIMIT: usize = 255;
 
-/// Reads a body of at most [`BODY_LIMIT`].
+/// Reads a body of at most [`BODY_LIMIT`], which must arrive within [`BODY_PATIENCE`].
 pub(super) async fn read(headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
+    read_at_most(BODY_LIMIT, headers, body).await
+}
+
+/// Reads a body of at most `limit` bytes, which must arrive within [`BODY_PATIENCE`].
+pub(super) async fn read_at_most(
+    limit: usize,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<u8>, Problem> {
+    timeout(BODY_PATIENCE, read_all(limit, headers, body))
+        .await
+        .unwrap_or_else(|_| Err(Problem::body_too_slow(BODY_PATIENCE)))
+}
+
+async fn read_all(limit: usize, headers: &HeaderMap, body: Body) -> Result<Vec<u8>, Problem> {
     let announced = headers
         .get(CONTENT_LENGTH)
         .and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
-    if announced.is_some_and(|length| length > BODY_LIMIT as u64) {
-        return Err(Problem::body_too_large(BODY_LIMIT));
+    if announced.is_some_and(|length| length > limit as u64) {
+        return Err(Problem::body_too_large(limit));
     }
     let mut chunks = body.into_data_stream();
     let mut bytes = Vec::new();
     while let Some(chunk) = chunks.next().await {
         let chunk = chunk.map_err(|_| Problem::malformed_body("the body ended early"))?;
-        if bytes.len() + chunk.len() > BODY_LIMIT {
-            return Err(Problem::body_too_large(BODY_LIMIT));
+        if bytes.len() + chunk.len() > limit {
+            return Err(Problem::body_too_large(limit));
         }
         bytes.extend_from_slice(&chunk);
     }

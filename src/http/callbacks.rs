@@ -23,6 +23,7 @@ use crate::domain::provision::{Failure, Reported};
 use crate::domain::step::Resource;
 use crate::domain::transition::Status;
 use crate::rollback::rollback_failed_provision;
+use crate::store::in_time;
 use crate::store::provisions::{Written, read_for_callback, write};
 use crate::store::views::{self, RollbackState, RollbackView};
 
@@ -157,7 +158,7 @@ async fn take(
     let callback = parse(&Fields::parse(&body)?, id, kind, api)?;
     caller.require_voice_of(callback.run)?;
 
-    let accepted = record(api, &callback).await?;
+    let accepted = in_time(record(api, &callback)).await?;
     answer(api, &callback, &accepted, wait_asked_for(&headers)).await
 }
 
@@ -242,7 +243,7 @@ async fn rolled_back(
     // Before the first look, or a change right after it would go unheard.
     let mut changes = api.changes.subscribe();
     loop {
-        let (status, rollback) = rollback_of(api, id, attempt).await?;
+        let (status, rollback) = in_time(rollback_of(api, id, attempt)).await?;
         let settled = rollback
             .as_ref()
             .is_some_and(|rollback| rollback.state == RollbackState::Done);

@@ -9,15 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::body::Bytes;
-use sqlx::PgPool;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::names::ProvisionId;
-use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::feed::{self, Piece, Position, Then};
+use crate::store::{Pool, StoreError, in_time};
 
 /// Most changes that are read at once.
 const PIECE: u32 = 200;
@@ -86,7 +85,7 @@ pub struct Feed(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     stuck_after: Duration,
     followed: Mutex<Followed>,
@@ -106,7 +105,7 @@ struct Followed {
 impl Feed {
     /// A feed that nobody reads yet.
     #[must_use]
-    pub fn new(pool: PgPool, changes: Changes, stuck_after: Duration) -> Self {
+    pub fn new(pool: Pool, changes: Changes, stuck_after: Duration) -> Self {
         Self(Arc::new(Shared {
             pool,
             changes,
@@ -254,8 +253,12 @@ impl Feed {
     }
 
     async fn read(&self, from: Position) -> Result<(Frames, Then), StoreError> {
-        let mut db = self.0.pool.acquire().await?;
-        let piece = feed::after(&mut db, from, PIECE, self.0.stuck_after).await?;
+        // Boxed: what it takes to read must not be kept for every reader that waits.
+        let piece = Box::pin(in_time(async {
+            let mut db = self.0.pool.acquire().await?;
+            feed::after(&mut db, from, PIECE, self.0.stuck_after).await
+        }));
+        let piece = piece.await?;
         Ok((Frames::of(&piece), piece.then))
     }
 

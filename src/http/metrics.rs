@@ -9,10 +9,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{Api, Problem, openapi};
-use crate::store::StoreError;
 use crate::store::board::{self, HOURS, Hour};
-use crate::store::budgets;
 use crate::store::gauges::{self, Totals};
+use crate::store::{StoreError, budgets, in_time};
 
 /// How many times as long as counting took its result is shown: whatever the size of the database
 /// and the number of readers, a fiftieth of one connection's time goes into it.
@@ -76,12 +75,13 @@ fn until(began: Instant) -> Instant {
 )]
 pub(super) async fn show(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
     api.tokens.require_reader(&headers)?;
-    let (size, idle) = (api.pool.size(), api.pool.num_idle());
+    let pool = api.pool.unbounded();
+    let (size, idle) = (pool.size(), pool.num_idle());
     let idle = u32::try_from(idle).unwrap_or(size).min(size);
-    let most = api.pool.options().get_max_connections();
+    let most = pool.options().get_max_connections();
     api.metrics.set_connections(idle, size - idle, most);
 
-    let text = with_database(&api).await.unwrap_or_else(|error| {
+    let text = in_time(with_database(&api)).await.unwrap_or_else(|error| {
         tracing::warn!(%error, "metrics without what is in the database");
         api.metrics.render_without_database()
     });

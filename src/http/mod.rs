@@ -1,6 +1,7 @@
 //! The HTTP API: what comes in is checked, decided and committed here, and what is there is shown.
 //!
-//! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates.
+//! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates. [`github`]: what GitHub
+//!   sends.
 //! - [`openapi`]: says all this for programs; [`docs`]: for people. [`answers`]: what is answered.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
 //! - [`page`]: all of it for people. [`session`]: who is signed in there.
@@ -17,6 +18,7 @@ pub mod cors;
 mod docs;
 mod etag;
 pub mod feed;
+pub mod github;
 mod health;
 pub mod metrics;
 pub mod openapi;
@@ -38,7 +40,6 @@ use axum::http::{HeaderName, HeaderValue, Method};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
 use tracing::Instrument;
@@ -50,8 +51,10 @@ use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
+use crate::store::{Pool, in_time};
 use cors::Origins;
 use feed::Feed;
+use github::Webhooks;
 use metrics::Counted;
 use problem::Problem;
 use proof::ProofOfCaller;
@@ -61,7 +64,7 @@ use tokens::Tokens;
 #[derive(Clone)]
 pub struct Api {
     /// The database.
-    pub pool: PgPool,
+    pub pool: Pool,
     /// Announces and hears that the ledger changed.
     pub changes: Changes,
     /// Follows what changes of what is shown.
@@ -72,13 +75,16 @@ pub struct Api {
     pub tokens: Arc<Tokens>,
     /// Pages of other origins that may call.
     pub origins: Origins,
+    /// Settles what is GitHub's; `None`: no webhooks are taken.
+    pub webhooks: Option<Arc<Webhooks>>,
     /// Who this database is to the vendors.
     pub controller: ControllerId,
     /// The tag that makes a device ours; `None` without Tailscale.
     pub tailscale_tag: Option<String>,
     /// The kinds of thing that this installation can delete.
     pub managed: &'static [Resource],
-    /// Whether a provision that is asked for has its workflow dispatched.
+    /// Whether a provision that is asked for has its workflow dispatched, and GitHub is asked about
+    /// runs.
     pub dispatches: bool,
     /// From `started` to a terminal callback.
     pub provision_timeout: Duration,
@@ -97,20 +103,24 @@ pub struct Api {
 /// Every call that the document describes, with its description.
 fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::with_openapi(openapi::beginning())
-        .routes(routes!(callbacks::started))
-        .routes(routes!(callbacks::progress))
-        .routes(routes!(callbacks::success))
-        .routes(routes!(callbacks::failure))
         .routes(routes!(provisions::list, provisions::create))
         .routes(routes!(provisions::show, provisions::destroy))
         .routes(routes!(provisions::events))
         .routes(routes!(provisions::retry))
         .routes(routes!(stream::stream))
         .routes(routes!(orphans::list))
+        .routes(routes!(github::receive))
         .routes(routes!(health::livez))
         .routes(routes!(health::readyz))
-        .routes(routes!(metrics::show))
         .routes(routes!(openapi::show))
+        .layer(middleware::from_fn(answer_in_time))
+        // After that layer, for each bounds what it asks of the database by itself: a caller may ask
+        // to wait, and there are metrics without a database.
+        .routes(routes!(callbacks::started))
+        .routes(routes!(callbacks::progress))
+        .routes(routes!(callbacks::success))
+        .routes(routes!(callbacks::failure))
+        .routes(routes!(metrics::show))
 }
 
 /// The whole API.
@@ -133,6 +143,11 @@ pub fn router(api: Api) -> Router {
         None => router,
     }
     .layer(middleware::from_fn_with_state(metrics, identify))
+}
+
+/// Answers 503 when the database leaves a call without an answer.
+async fn answer_in_time(request: Request, next: Next) -> Result<Response, Problem> {
+    in_time(async { Ok(next.run(request).await) }).await
 }
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");

@@ -2,6 +2,8 @@
 //!
 //! A problem says what the caller can do. Causes that are ours go to the log, once, here.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderName, HeaderValue, StatusCode};
@@ -94,6 +96,14 @@ impl Problem {
             StatusCode::PAYLOAD_TOO_LARGE,
             "body_too_large",
             format!("the body is larger than {limit} bytes"),
+        )
+    }
+
+    pub(super) fn body_too_slow(patience: Duration) -> Self {
+        Self::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_too_slow",
+            format!("the body did not arrive within {} s", patience.as_secs()),
         )
     }
 
@@ -201,6 +211,7 @@ impl Problem {
             "stale_attempt" => "A later attempt has taken over",
             "unknown_attempt" => "This run owns no attempt of this provision",
             "body_too_large" => "The body is too large",
+            "body_too_slow" => "The body took too long",
             "unsupported_media_type" => "The body is not JSON",
             "unavailable" => "Not available now",
             "method_not_allowed" => "Method not allowed",

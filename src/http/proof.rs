@@ -6,7 +6,7 @@
 //! secrets, whose holders speak for every run.
 
 use axum::http::HeaderMap;
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::SecretString;
 use standardwebhooks::{
     HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook,
 };
@@ -14,9 +14,7 @@ use standardwebhooks::{
 use super::{Problem, tokens};
 use crate::domain::names::Run;
 use crate::oidc::{Unproven, Verifier};
-
-/// Fewer bytes than this are no secret.
-const SHORTEST_SECRET: usize = 16;
+use crate::signing::{SHORTEST_SECRET, parse_secret};
 
 /// Settles who sends a callback.
 pub struct ProofOfCaller {
@@ -69,18 +67,9 @@ impl ProofOfCaller {
             .iter()
             .enumerate()
             .map(|(index, secret)| {
-                let bad = || BadSecret {
+                parse_secret(secret).ok_or(BadSecret {
                     position: index + 1,
-                };
-                let encoded = secret
-                    .expose_secret()
-                    .strip_prefix("whsec_")
-                    .ok_or_else(bad)?;
-                // Three bytes in four characters.
-                if encoded.trim_end_matches('=').len() * 3 / 4 < SHORTEST_SECRET {
-                    return Err(bad());
-                }
-                Webhook::new(secret.expose_secret()).map_err(|_| bad())
+                })
             })
             .collect::<Result<_, _>>()?;
         Ok(Self {

@@ -8,7 +8,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use chrono::DateTime;
-use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
+use reqwest::header::{DATE, HeaderMap, HeaderName, HeaderValue, IF_NONE_MATCH, RETRY_AFTER};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url};
 use secrecy::{ExposeSecret, SecretString};
 use serde::Serialize;
@@ -72,19 +72,8 @@ impl Http {
         address: &str,
         timeouts: Timeouts,
     ) -> Result<Self, SetupError> {
-        let base = Url::parse(address)
-            .map_err(|error| SetupError(format!("{setting} is not a URL: {error}")))?;
-        let plain = matches!(base.scheme(), "http" | "https")
-            && base.username().is_empty()
-            && base.password().is_none()
-            && base.query().is_none()
-            && base.fragment().is_none();
-        if !plain {
-            return Err(SetupError(format!(
-                "{setting} must be an http or https URL without user, query or fragment"
-            )));
-        }
-        let client = client(vendor, &base, timeouts)?;
+        let base = plain(setting, address)?;
+        let client = client(vendor.as_str(), &base, timeouts)?;
         Ok(Self {
             vendor,
             setting,
@@ -100,7 +89,7 @@ impl Http {
     }
 
     pub(super) fn set_timeouts(&mut self, timeouts: Timeouts) -> Result<(), SetupError> {
-        self.client = client(self.vendor, &self.base, timeouts)?;
+        self.client = client(self.vendor.as_str(), &self.base, timeouts)?;
         self.timeouts = timeouts;
         Ok(())
     }
@@ -172,7 +161,11 @@ impl Http {
     clippy::disallowed_methods,
     reason = "the one place that builds clients"
 )]
-fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Client, SetupError> {
+pub(super) fn client(
+    whose: &str,
+    base: &Url,
+    timeouts: Timeouts,
+) -> Result<reqwest::Client, SetupError> {
     let mut client = reqwest::Client::builder()
         .connect_timeout(timeouts.connect)
         .timeout(timeouts.request)
@@ -184,7 +177,7 @@ fn client(vendor: Vendor, base: &Url, timeouts: Timeouts) -> Result<reqwest::Cli
     }
     client.build().map_err(|error| {
         let cause = innermost(&error);
-        SetupError(format!("no HTTP client for {vendor}: {cause}"))
+        SetupError(format!("no HTTP client for {whose}: {cause}"))
     })
 }
 
@@ -204,6 +197,44 @@ pub fn loopback_client() -> Result<reqwest::Client, SetupError> {
         .map_err(|error| SetupError(format!("no HTTP client: {}", innermost(&error))))
 }
 
+/// A client of the service wherever it is, without a time-out of its own, for a stream has no end.
+///
+/// # Errors
+/// When the address is no plain http(s) URL, or the machine has no usable TLS roots.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the one place that builds clients"
+)]
+pub fn status_client(setting: &str, address: &str) -> Result<(Url, reqwest::Client), SetupError> {
+    let base = plain(setting, address)?;
+    let mut client = reqwest::Client::builder()
+        .connect_timeout(Timeouts::default().connect)
+        .redirect(reqwest::redirect::Policy::none())
+        .user_agent(concat!("backstop/", env!("CARGO_PKG_VERSION")));
+    if is_loopback(&base) {
+        client = client.no_proxy();
+    }
+    let client = client
+        .build()
+        .map_err(|error| SetupError(format!("no HTTP client: {}", innermost(&error))))?;
+    Ok((base, client))
+}
+
+fn plain(setting: &str, address: &str) -> Result<Url, SetupError> {
+    let base = Url::parse(address)
+        .map_err(|error| SetupError(format!("{setting} is not a URL: {error}")))?;
+    let plain = matches!(base.scheme(), "http" | "https")
+        && base.username().is_empty()
+        && base.password().is_none()
+        && base.query().is_none()
+        && base.fragment().is_none();
+    plain.then_some(base).ok_or_else(|| {
+        SetupError(format!(
+            "{setting} must be an http or https URL without user, query or fragment"
+        ))
+    })
+}
+
 fn is_loopback(base: &Url) -> bool {
     base.host_str().is_some_and(|host| {
         host == "localhost"
@@ -219,7 +250,7 @@ fn is_loopback(base: &Url) -> bool {
 /// # Errors
 /// When the token is empty or holds what a header can't carry, such as a line break copied along.
 /// The message names `setting` and not the token.
-pub(super) fn bearer(setting: &str, token: &SecretString) -> Result<HeaderValue, SetupError> {
+pub(crate) fn bearer(setting: &str, token: &SecretString) -> Result<HeaderValue, SetupError> {
     let token = token.expose_secret();
     if token.is_empty() {
         return Err(SetupError(format!("{setting} is empty")));
@@ -261,6 +292,12 @@ impl Call<'_> {
 
     pub(super) fn header(mut self, name: &'static str, value: &'static str) -> Self {
         self.request = self.request.header(name, value);
+        self
+    }
+
+    /// Asks for an answer only if it is another than the one with this tag.
+    pub(super) fn if_none_match(mut self, etag: &str) -> Self {
+        self.request = self.request.header(IF_NONE_MATCH, etag);
         self
     }
 
@@ -356,7 +393,8 @@ async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
     Ok(body)
 }
 
-fn no_answer(error: &reqwest::Error) -> String {
+/// Why there was none, in words that do not show the address.
+pub(super) fn no_answer(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "timed out".to_owned();
     }

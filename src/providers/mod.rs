@@ -10,7 +10,8 @@
 //! is shown, for nothing else says what to change.
 //!
 //! Read in this order: [`VendorError`] is what a caller decides on, `http` sends a request and
-//! bounds it, [`hetzner`], [`tailscale`] and [`github`] know the vendors' shapes.
+//! bounds it, [`hetzner`], [`tailscale`] and [`github`] know the vendors' shapes. [`Webhook`] is no
+//! vendor: it is where operators listen.
 //!
 //! Selectors and filters of a vendor only make lists shorter. Whoever deletes compares the labels,
 //! tags and names of what came back, each one.
@@ -24,13 +25,16 @@ mod wire;
 pub mod github;
 pub mod hetzner;
 pub mod tailscale;
+mod webhook;
 
 pub use error::{FailedCall, SetupError, VendorError};
 pub use github::GitHub;
 pub use hetzner::Hetzner;
-pub use http::{Timeouts, loopback_client};
+pub(crate) use http::bearer;
+pub use http::{Timeouts, loopback_client, status_client};
 pub use issuer::{Issuer, IssuerKey};
 pub use tailscale::Tailscale;
+pub use webhook::{Untold, Webhook};
 
 /// Whose API it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -12,7 +12,6 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use sqlx::PgPool;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout};
 
@@ -23,7 +22,7 @@ use crate::domain::step::Proof;
 use crate::providers::tailscale::Device;
 use crate::providers::{Hetzner, Tailscale, VendorError};
 use crate::store::ledger::{ClaimedStep, Outcome};
-use crate::store::{StoreError, running};
+use crate::store::{Pool, StoreError, running};
 
 /// For how long a look that showed a machine of ours counts.
 const COUNTS_FOR: Duration = Duration::from_secs(60);
@@ -41,7 +40,7 @@ pub(super) struct LastSight(Mutex<Option<Instant>>);
 /// What a credential shows of the machines that should be running, asked once for a batch and only
 /// if a step of it would settle by an absence.
 pub(super) struct Sight<'a> {
-    pool: &'a PgPool,
+    pool: &'a Pool,
     hands: &'a Hands,
     last: &'a LastSight,
     judge: Judge<'a>,
@@ -61,7 +60,7 @@ enum Blind {
 
 impl<'a> Sight<'a> {
     pub(super) fn new(
-        pool: &'a PgPool,
+        pool: &'a Pool,
         hands: &'a Hands,
         last: &'a LastSight,
         judge: Judge<'a>,

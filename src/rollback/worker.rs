@@ -16,7 +16,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
-use sqlx::PgPool;
+use sqlx::Connection;
 use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -33,11 +33,12 @@ use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::providers::hetzner::RateLimit;
 use crate::providers::{Hetzner, Tailscale, Vendor};
-use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::ledger::{
     self, ClaimedStep, Outcome, Reported, Subject, claim_due_steps, next_due_in,
 };
+use crate::store::notices::Subscriber;
+use crate::store::{Pool, StoreError, in_time};
 
 /// Most steps in one claim; Hetzner lists as many on one page.
 const BATCH: u32 = 50;
@@ -86,7 +87,7 @@ pub enum Hands {
 
 /// One vendor's loop, in this process. Others may run beside it.
 pub struct Worker {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     metrics: Metrics,
     settings: Settings,
@@ -96,22 +97,30 @@ pub struct Worker {
     hands: Hands,
     controller: ControllerId,
     last_sight: LastSight,
+    subscriber: Subscriber,
     stop: CancellationToken,
 }
 
 /// What there is to do now.
 enum Next {
-    Batch(Vec<ClaimedStep>, Permit),
+    Batch(Batch),
     Nothing,
     /// The vendor may not be called before.
     Closed(Duration),
+}
+
+/// Steps that are ours until their lease ends, and what of them may be sent.
+struct Batch {
+    steps: Vec<ClaimedStep>,
+    permit: Permit,
+    lease_ends: Instant,
 }
 
 impl Worker {
     /// A worker that ends when `stop` is cancelled.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         changes: Changes,
         metrics: Metrics,
         settings: Settings,
@@ -129,8 +138,16 @@ impl Worker {
             hands,
             controller,
             last_sight: LastSight::default(),
+            subscriber: Subscriber::Nobody,
             stop,
         }
+    }
+
+    /// Has `subscriber` told what settles and what gets stuck; else nobody is.
+    #[must_use]
+    pub fn telling(mut self, subscriber: Subscriber) -> Self {
+        self.subscriber = subscriber;
+        self
     }
 
     /// Works until stopped. Batches in hand are `tracker`'s to wait for.
@@ -150,10 +167,10 @@ impl Worker {
             };
             while changes.try_recv().is_ok() {}
             match worker.next().await {
-                Ok(Next::Batch(steps, permit)) => {
+                Ok(Next::Batch(batch)) => {
                     let worker = worker.clone();
                     tracker.spawn(async move {
-                        worker.carry_out(steps, permit).await;
+                        worker.carry_out(batch).await;
                         drop(slot);
                     });
                 }
@@ -185,48 +202,60 @@ impl Worker {
         if let Some(time) = self.budget.closed_for(least).await? {
             return Ok(Next::Closed(time));
         }
+        let lease_ends = Instant::now() + LEASE;
         let steps = self.claim().await?;
         if steps.is_empty() {
             return Ok(Next::Nothing);
         }
         let (looks, deletes) = self.hands.requests(&steps);
         match self.budget.permit(Purpose::Delete { looks }, deletes).await {
-            Ok(Asked::Granted(permit)) => Ok(Next::Batch(steps, permit)),
+            Ok(Asked::Granted(permit)) => Ok(Next::Batch(Batch {
+                steps,
+                permit,
+                lease_ends,
+            })),
             Ok(Asked::NotNow { come_back_in }) => {
                 let retry_in = come_back_in;
-                self.give_back(&steps, &Outcome::HeldBack { retry_in })
+                self.give_back(&steps, &Outcome::HeldBack { retry_in }, lease_ends)
                     .await;
                 Ok(Next::Closed(come_back_in))
             }
             Err(error) => {
-                self.give_back(&steps, &Outcome::Released).await;
+                self.give_back(&steps, &Outcome::Released, lease_ends).await;
                 Err(error)
             }
         }
     }
 
-    async fn give_back(&self, steps: &[ClaimedStep], outcome: &Outcome) {
-        for step in steps {
-            self.report(step, outcome).await;
-        }
+    async fn give_back(&self, steps: &[ClaimedStep], outcome: &Outcome, lease_ends: Instant) {
+        futures::stream::iter(steps)
+            .for_each_concurrent(REQUESTS_AT_ONCE, |step| {
+                self.report(step, outcome, lease_ends)
+            })
+            .await;
     }
 
     async fn claim(&self) -> Result<Vec<ClaimedStep>, StoreError> {
-        let mut db = self.pool.acquire().await?;
-        claim_due_steps(
-            &mut db,
-            self.hands.resources(),
-            BATCH,
-            LEASE,
-            self.settings.late_arrival_window,
-        )
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            claim_due_steps(
+                &mut db,
+                self.hands.resources(),
+                BATCH,
+                LEASE,
+                self.settings.late_arrival_window,
+            )
+            .await
+        })
         .await
     }
 
     async fn next_due_in(&self) -> Option<Duration> {
-        let mut db = self.pool.acquire().await.ok()?;
-        let next = next_due_in(&mut db, self.hands.resources()).await;
-        next.ok().flatten()
+        let next = in_time(async {
+            let mut db = self.pool.acquire().await?;
+            next_due_in(&mut db, self.hands.resources()).await
+        });
+        next.await.ok().flatten()
     }
 
     /// Until something changes, or the budget may have, or `next` is due, or it is time to look
@@ -244,7 +273,12 @@ impl Worker {
     }
 
     /// Looks once for the whole batch, then carries out and reports each step.
-    async fn carry_out(&self, steps: Vec<ClaimedStep>, permit: Permit) {
+    async fn carry_out(&self, batch: Batch) {
+        let Batch {
+            steps,
+            permit,
+            lease_ends,
+        } = batch;
         fail::fail_point!("claimed");
         let judge = Judge {
             retry: self.settings.retry,
@@ -253,21 +287,25 @@ impl Worker {
         };
         let sight = Sight::new(&self.pool, &self.hands, &self.last_sight, judge);
         let told_before = self.hands.rate();
-        let begin_before = Instant::now() + LEASE.saturating_sub(LEASE_MARGIN);
+        // A look changes nothing: when we stop it is dropped, and its steps are given back.
         match &self.hands {
             Hands::Hetzner(client) => {
-                let view = hetzner::look(client, &steps).await;
-                self.each(steps, begin_before, |step| {
-                    hetzner::carry_out(client, &view, step, &judge, &sight)
-                })
-                .await;
+                let look = hetzner::look(client, &steps);
+                if let Some(view) = self.stop.run_until_cancelled(look).await {
+                    let act = |step| hetzner::carry_out(client, &view, step, &judge, &sight);
+                    self.each(steps, lease_ends, act).await;
+                } else {
+                    self.give_back(&steps, &Outcome::Released, lease_ends).await;
+                }
             }
             Hands::Tailscale { client, tag } => {
-                let view = tailscale::look(client, &steps).await;
-                self.each(steps, begin_before, |step| {
-                    tailscale::carry_out(client, tag, &view, step, &judge, &sight)
-                })
-                .await;
+                let look = tailscale::look(client, &steps);
+                if let Some(view) = self.stop.run_until_cancelled(look).await {
+                    let act = |step| tailscale::carry_out(client, tag, &view, step, &judge, &sight);
+                    self.each(steps, lease_ends, act).await;
+                } else {
+                    self.give_back(&steps, &Outcome::Released, lease_ends).await;
+                }
             }
         }
         let told = self.hands.rate().filter(|told| Some(*told) != told_before);
@@ -283,11 +321,12 @@ impl Worker {
     async fn each<'a, F>(
         &'a self,
         steps: Vec<ClaimedStep>,
-        begin_before: Instant,
+        lease_ends: Instant,
         act: impl Fn(Arc<ClaimedStep>) -> F,
     ) where
         F: Future<Output = Outcome> + 'a,
     {
+        let begin_before = lease_ends - LEASE_MARGIN;
         futures::stream::iter(steps)
             .map(|step| {
                 let step = Arc::new(step);
@@ -299,7 +338,7 @@ impl Worker {
                         act(step.clone()).await
                     };
                     fail::fail_point!("before_settling");
-                    self.report(&step, &outcome).await;
+                    self.report(&step, &outcome, lease_ends).await;
                 }
             })
             .buffer_unordered(REQUESTS_AT_ONCE)
@@ -307,15 +346,26 @@ impl Worker {
             .await;
     }
 
-    async fn report(&self, step: &ClaimedStep, outcome: &Outcome) {
-        let reported = async {
-            let mut transaction = self.pool.begin().await?;
-            let reported =
-                ledger::report(&mut transaction, step, outcome, self.settings.stuck_after).await?;
-            transaction.commit().await?;
-            Ok::<_, StoreError>(reported)
-        }
-        .await;
+    /// Writes down how a step went. While the database is away it tries again until the lease ends
+    /// or we stop: what is known now would else be found out anew, with less to show for it.
+    async fn report(&self, step: &ClaimedStep, outcome: &Outcome, lease_ends: Instant) {
+        let reported = loop {
+            match self.write_report(step, outcome).await {
+                Err(StoreError::Away(error))
+                    if !self.stop.is_cancelled() && Instant::now() < lease_ends =>
+                {
+                    tracing::warn!(
+                        provision.id = %step.provision, attempt = %step.attempt,
+                        step.resource = %step.resource, %error,
+                        "how a step went is not written down yet; trying again soon"
+                    );
+                    self.stop
+                        .run_until_cancelled(tokio::time::sleep(DATABASE_PAUSE))
+                        .await;
+                }
+                reported => break reported,
+            }
+        };
         match reported {
             Ok(reported @ (Reported::Yes | Reported::RollbackDone { .. })) => {
                 log(step, outcome);
@@ -342,6 +392,29 @@ impl Worker {
                 "how a step went was not written down; it will be done again"
             ),
         }
+    }
+
+    /// Harmless to repeat where the answer to the commit was lost: the fence has moved.
+    async fn write_report(
+        &self,
+        step: &ClaimedStep,
+        outcome: &Outcome,
+    ) -> Result<Reported, StoreError> {
+        in_time(async {
+            let mut db = self.pool.acquire().await?;
+            let mut transaction = db.begin().await?;
+            let reported = ledger::report(
+                &mut transaction,
+                step,
+                outcome,
+                self.settings.stuck_after,
+                self.subscriber,
+            )
+            .await?;
+            transaction.commit().await?;
+            Ok(reported)
+        })
+        .await
     }
 }
 

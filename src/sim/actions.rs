@@ -4,7 +4,10 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 
-use super::{snapshot::WorkflowRun, tailnet::random_word};
+use super::{
+    snapshot::{RunAttempt, WorkflowRun},
+    tailnet::random_word,
+};
 
 /// The first run's id is beyond this one: real ones do not fit 32 bits.
 const RUNS_BEFORE: u64 = 17_402_115_000;
@@ -26,7 +29,7 @@ pub(super) struct Actions {
 }
 
 impl Actions {
-    /// Starts a run, which waits for a runner for ever; its id.
+    /// Starts a run, which waits for a runner until it is told otherwise; its id.
     pub(super) fn dispatch(
         &mut self,
         git_ref: &str,
@@ -43,9 +46,34 @@ impl Actions {
             git_ref: git_ref.to_owned(),
             inputs,
             created: now,
+            attempts: vec![attempt("queued", None, now)],
         };
         self.runs.insert(id, run);
         id
+    }
+
+    /// Lets the latest attempt of a run stand so. False: there is no such run.
+    pub(super) fn change(
+        &mut self,
+        id: u64,
+        status: &str,
+        conclusion: Option<&str>,
+        now: DateTime<Utc>,
+    ) -> bool {
+        let latest = self
+            .runs
+            .get_mut(&id)
+            .and_then(|run| run.attempts.last_mut());
+        latest
+            .map(|latest| *latest = attempt(status, conclusion, now))
+            .is_some()
+    }
+
+    /// Runs it once more. False: there is no such run.
+    pub(super) fn rerun(&mut self, id: u64, now: DateTime<Utc>) -> bool {
+        let run = self.runs.get_mut(&id);
+        run.map(|run| run.attempts.push(attempt("queued", None, now)))
+            .is_some()
     }
 
     /// The run with that id, and its number among the workflow's runs.
@@ -70,5 +98,13 @@ impl Actions {
     /// Copies of all runs.
     pub(super) fn snapshot(&self) -> Vec<WorkflowRun> {
         self.runs.values().cloned().collect()
+    }
+}
+
+fn attempt(status: &str, conclusion: Option<&str>, now: DateTime<Utc>) -> RunAttempt {
+    RunAttempt {
+        status: status.to_owned(),
+        conclusion: conclusion.map(str::to_owned),
+        updated: now,
     }
 }

@@ -40,6 +40,10 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
         .route("/sim/devices/{id}/hostname", put(rename_device))
         .route("/sim/keys", post(add_key))
         .route("/sim/enrol", post(enrol))
+        .route("/sim/runs", post(start_run))
+        .route("/sim/runs/{id}", put(change_run))
+        .route("/sim/runs/{id}/rerun", post(rerun))
+        .route("/sim/webhooks", put(send_webhooks))
 }
 
 fn found(found: bool) -> StatusCode {
@@ -247,5 +251,42 @@ async fn enrol(shared: Control, Json(new): Json<Enrolment>) -> (StatusCode, Json
             StatusCode::FORBIDDEN,
             Json(json!({"message": "the auth key is unknown, revoked, expired or used up"})),
         ),
+    }
+}
+
+async fn start_run(shared: Control) -> (StatusCode, Json<Value>) {
+    (StatusCode::CREATED, Json(json!({"id": shared.start_run()})))
+}
+
+#[derive(Deserialize)]
+struct RunChange {
+    status: String,
+    #[serde(default)]
+    conclusion: Option<String>,
+}
+
+async fn change_run(
+    shared: Control,
+    Path(id): Path<u64>,
+    Json(change): Json<RunChange>,
+) -> StatusCode {
+    found(shared.change_run(id, &change.status, change.conclusion.as_deref()))
+}
+
+async fn rerun(shared: Control, Path(id): Path<u64>) -> StatusCode {
+    found(shared.rerun(id))
+}
+
+#[derive(Deserialize)]
+struct Webhooks {
+    url: String,
+    secret: String,
+}
+
+async fn send_webhooks(shared: Control, Json(to): Json<Webhooks>) -> StatusCode {
+    if shared.send_webhooks_to(&to.url, &to.secret) {
+        StatusCode::NO_CONTENT
+    } else {
+        StatusCode::UNPROCESSABLE_ENTITY
     }
 }

@@ -38,6 +38,8 @@ pub(super) struct Request {
     pub(super) authorization: Option<String>,
     /// `X-GitHub-Api-Version`.
     pub(super) api_version: Option<String>,
+    /// `If-None-Match`.
+    pub(super) if_none_match: Option<String>,
     pub(super) body: Bytes,
 }
 
@@ -178,6 +180,7 @@ async fn serve(
         query: parts.uri.query().map(str::to_owned),
         authorization: header(&parts.headers, header::AUTHORIZATION.as_str()),
         api_version: header(&parts.headers, "x-github-api-version"),
+        if_none_match: header(&parts.headers, header::IF_NONE_MATCH.as_str()),
         body,
     };
     let work = tokio::spawn(async move { exchange(&shared, vendor, request).await });

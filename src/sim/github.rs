@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use axum::http::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use super::{
     actions::Permission,
@@ -199,19 +200,12 @@ fn act(world: &mut World, request: &Request) -> Result<Answer, Problem> {
             }
             dispatch(world, request, workflow, version == NEWER_VERSION)
         }
-        Route::GetRun { repository, id } => run(world, request, &repository, id),
+        Route::GetRun { repository, id } => run(world, request, &repository, id, None),
         Route::GetAttempt {
             repository,
             id,
             attempt,
-        } => {
-            // Nobody re-runs anything here.
-            if attempt == "1" {
-                run(world, request, &repository, id)
-            } else {
-                Err(Problem::not_found())
-            }
-        }
+        } => run(world, request, &repository, id, Some(attempt)),
     }
 }
 
@@ -327,27 +321,62 @@ fn dispatch(
     Ok(answer.with_effect(Effect::RunDispatched { id, inputs }))
 }
 
-fn run(world: &World, request: &Request, repository: &str, id: &str) -> Result<Answer, Problem> {
+/// A run as it stands after one of its attempts; `None`: after the latest. What the caller has
+/// already, by its tag, is not said again:
+/// <https://docs.github.com/rest/using-the-rest-api/best-practices-for-using-the-rest-api>
+fn run(
+    world: &World,
+    request: &Request,
+    repository: &str,
+    id: &str,
+    attempt: Option<&str>,
+) -> Result<Answer, Problem> {
     authorize(world, request)?;
     check_repository(world, repository)?;
     let id: u64 = id.parse().map_err(|_| Problem::not_found())?;
     let (number, run) = world.actions.run(id).ok_or_else(Problem::not_found)?;
-    Ok(Answer::json(StatusCode::OK, run_json(world, number, run)))
+    let attempt = match attempt {
+        None => run.attempts.len(),
+        Some(text) => text.parse().map_err(|_| Problem::not_found())?,
+    };
+    let body = run_json(world, number, run, attempt).ok_or_else(Problem::not_found)?;
+    let etag = format!("W/\"{:x}\"", Sha256::digest(body.to_string()));
+    let mut answer = Answer::json(StatusCode::OK, body);
+    if request.if_none_match.as_ref() == Some(&etag) {
+        answer.status = StatusCode::NOT_MODIFIED;
+        answer.body = None;
+    }
+    answer.headers.push(("etag", etag));
+    Ok(answer)
 }
 
-fn run_json(world: &World, number: usize, run: &WorkflowRun) -> Value {
-    let options = &world.options;
-    let (repository, id) = (&options.github_repository, run.id);
+/// The repository, as runs and webhooks have it.
+pub(super) fn repository_json(world: &World) -> Value {
+    let repository = &world.options.github_repository;
     let (owner, name) = repository.split_once('/').unwrap_or((repository, ""));
-    let repository_json = json!({
+    json!({
         "id": 1_296_269,
         "name": name,
         "full_name": repository,
         "owner": {"login": owner, "id": 1, "type": "Organization"},
         "private": true,
-    });
+    })
+}
+
+/// A run with one of its attempts, counted from 1. `None`: there is no such attempt.
+pub(super) fn run_json(
+    world: &World,
+    number: usize,
+    run: &WorkflowRun,
+    attempt: usize,
+) -> Option<Value> {
+    let stands = run.attempts.get(attempt.checked_sub(1)?)?;
+    let options = &world.options;
+    let (repository, id) = (&options.github_repository, run.id);
+    let repository_json = repository_json(world);
     let url = format!("https://api.github.com/repos/{repository}/actions/runs/{id}");
-    json!({
+    let previous = (attempt > 1).then(|| format!("{url}/attempts/{}", attempt - 1));
+    Some(json!({
         "id": id,
         "name": options.github_workflow,
         "node_id": format!("WFR_{id}"),
@@ -356,10 +385,11 @@ fn run_json(world: &World, number: usize, run: &WorkflowRun) -> Value {
         "path": format!(".github/workflows/{}", options.github_workflow),
         "display_title": options.github_workflow,
         "run_number": number,
-        "run_attempt": 1,
+        "run_attempt": attempt,
         "event": "workflow_dispatch",
-        "status": "queued",
-        "conclusion": null,
+        "status": stands.status,
+        "conclusion": stands.conclusion,
+        "previous_attempt_url": previous,
         "workflow_id": 159_038,
         "url": url,
         "html_url": format!("https://github.com/{repository}/actions/runs/{id}"),
@@ -369,9 +399,9 @@ fn run_json(world: &World, number: usize, run: &WorkflowRun) -> Value {
         "rerun_url": format!("{url}/rerun"),
         "pull_requests": [],
         "created_at": stamp(run.created),
-        "updated_at": stamp(run.created),
+        "updated_at": stamp(stands.updated),
         "run_started_at": stamp(run.created),
         "repository": repository_json,
         "head_repository": repository_json,
-    })
+    }))
 }

@@ -43,6 +43,7 @@ mod exchange;
 mod faults;
 mod github;
 mod github_app;
+mod github_webhooks;
 mod hetzner;
 mod hetzner_belongings;
 mod hetzner_json;
@@ -74,8 +75,11 @@ use tokio::task::JoinHandle;
 pub use self::{
     belongings::BelongingKind,
     faults::{BrokenBody, Fault, FaultKind, Vendor},
+    github_webhooks::Delivery,
     options::{GithubApp, SimOptions, Tokens},
-    snapshot::{Belonging, Device, Effect, HistoryEntry, Key, Server, ServerStatus, WorkflowRun},
+    snapshot::{
+        Belonging, Device, Effect, HistoryEntry, Key, RunAttempt, Server, ServerStatus, WorkflowRun,
+    },
 };
 use self::{
     connection::{Fuse, Listener},
@@ -207,6 +211,45 @@ impl Sim {
     #[must_use]
     pub fn runs(&self) -> Vec<WorkflowRun> {
         self.shared.runs()
+    }
+
+    /// A workflow run is at work that nobody dispatched; its id.
+    pub fn start_run(&self) -> u64 {
+        self.shared.start_run()
+    }
+
+    /// The latest attempt of a run does this now: `queued`, `in_progress`, `waiting`. False: there is
+    /// no such run.
+    pub fn set_run(&self, id: u64, status: &str) -> bool {
+        self.shared.change_run(id, status, None)
+    }
+
+    /// The latest attempt of a run ends with this conclusion. False: there is no such run.
+    pub fn end_run(&self, id: u64, conclusion: &str) -> bool {
+        self.shared.change_run(id, "completed", Some(conclusion))
+    }
+
+    /// Somebody re-runs a run. False: there is no such run.
+    pub fn rerun(&self, id: u64) -> bool {
+        self.shared.rerun(id)
+    }
+
+    /// Sends a signed webhook from now on whenever a run changes. False: that is no `http` URL of an
+    /// address on loopback.
+    pub fn send_webhooks_to(&self, url: &str, secret: &str) -> bool {
+        self.shared.send_webhooks_to(url, secret)
+    }
+
+    /// The webhook about a run as it stands, for a test to send. `None`: there is no such run.
+    #[must_use]
+    pub fn webhook_of_run(&self, id: u64, secret: &str) -> Option<Delivery> {
+        self.shared.webhook_of_run(id, secret)
+    }
+
+    /// The webhook about a job of a run that has ended. `None`: there is no such run.
+    #[must_use]
+    pub fn webhook_of_job(&self, id: u64, conclusion: &str, secret: &str) -> Option<Delivery> {
+        self.shared.webhook_of_job(id, conclusion, secret)
     }
 
     /// Every request that the vendors got, in the order in which they were carried out.

@@ -13,7 +13,9 @@ use tokio_util::sync::CancellationToken;
 use super::{
     SimOptions, Tokens,
     belongings::BelongingKind,
-    clock, hetzner_belongings, hetzner_servers,
+    clock,
+    github_webhooks::{self, Delivery, Hook},
+    hetzner_belongings, hetzner_servers,
     snapshot::{Belonging, Device, Key, Server, WorkflowRun},
     tailnet::{self, NewKey},
     world::{Event, World},
@@ -88,6 +90,57 @@ impl Shared {
 
     pub(super) fn runs(&self) -> Vec<WorkflowRun> {
         self.world().actions.snapshot()
+    }
+
+    /// A run that nobody dispatched is at work; its id.
+    pub(super) fn start_run(&self) -> u64 {
+        let mut world = self.world();
+        let now = clock::now();
+        let id = world.actions.dispatch("main", BTreeMap::new(), now);
+        world.actions.change(id, "in_progress", None, now);
+        id
+    }
+
+    /// Lets the latest attempt of a run stand so, and sends the webhook. False: there is no such run.
+    pub(super) fn change_run(&self, id: u64, status: &str, conclusion: Option<&str>) -> bool {
+        let mut world = self.world();
+        let changed = world.actions.change(id, status, conclusion, clock::now());
+        if let Some(hook) = world.hook.clone()
+            && let Some(delivery) = github_webhooks::of_run(&world, id, &hook.secret)
+        {
+            tokio::spawn(github_webhooks::send(hook, delivery));
+        }
+        changed
+    }
+
+    pub(super) fn rerun(&self, id: u64) -> bool {
+        self.world().actions.rerun(id, clock::now())
+    }
+
+    /// False: that is no address on loopback.
+    pub(super) fn send_webhooks_to(&self, url: &str, secret: &str) -> bool {
+        let Some((address, path)) = on_loopback(url) else {
+            return false;
+        };
+        self.world().hook = Some(Hook {
+            address,
+            path,
+            secret: secret.to_owned(),
+        });
+        true
+    }
+
+    pub(super) fn webhook_of_run(&self, id: u64, secret: &str) -> Option<Delivery> {
+        github_webhooks::of_run(&self.world(), id, secret)
+    }
+
+    pub(super) fn webhook_of_job(
+        &self,
+        id: u64,
+        conclusion: &str,
+        secret: &str,
+    ) -> Option<Delivery> {
+        github_webhooks::of_job(&self.world(), id, conclusion, secret)
     }
 
     pub(super) fn add_server(&self, name: &str, labels: Labels) -> u64 {
@@ -186,4 +239,12 @@ impl Shared {
     pub(super) fn set_rate_remaining(&self, remaining: u32) {
         self.world().rate.set_remaining(remaining, clock::now());
     }
+}
+
+/// Address and path of an `http` URL that names loopback by its number.
+fn on_loopback(url: &str) -> Option<(SocketAddr, String)> {
+    let url = reqwest::Url::parse(url).ok()?;
+    let host = url.host_str()?.trim_matches(['[', ']']).parse().ok()?;
+    let address = SocketAddr::new(host, url.port_or_known_default()?);
+    (url.scheme() == "http" && address.ip().is_loopback()).then(|| (address, url.path().to_owned()))
 }

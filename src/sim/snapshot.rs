@@ -131,6 +131,19 @@ pub struct WorkflowRun {
     pub inputs: BTreeMap<String, String>,
     /// When it was dispatched.
     pub created: DateTime<Utc>,
+    /// Its attempts, the first one first; each re-run is another.
+    pub attempts: Vec<RunAttempt>,
+}
+
+/// One attempt at a workflow run.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct RunAttempt {
+    /// What it is doing, in GitHub's words: `queued`, `in_progress`, `completed`.
+    pub status: String,
+    /// How it ended; `None` while it has not.
+    pub conclusion: Option<String>,
+    /// When that last changed.
+    pub updated: DateTime<Utc>,
 }
 
 /// One request that a vendor got, or one that took effect later than it was answered.

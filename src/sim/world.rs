@@ -14,6 +14,7 @@ use super::{
     cloud_init::Enrolment,
     exchange::{self, Request, Twist},
     faults::{FaultBook, Vendor},
+    github_webhooks::Hook,
     hetzner_servers,
     project::Project,
     rate::RateBucket,
@@ -28,6 +29,8 @@ pub(super) struct World {
     pub(super) project: Project,
     pub(super) tailnet: Tailnet,
     pub(super) actions: Actions,
+    /// Where GitHub sends webhooks. `None`: nowhere.
+    pub(super) hook: Option<Hook>,
     pub(super) rate: RateBucket,
     pub(super) faults: FaultBook,
     history: Vec<HistoryEntry>,
@@ -57,6 +60,7 @@ impl World {
             project: Project::new(options.action_time),
             tailnet: Tailnet::default(),
             actions: Actions::default(),
+            hook: None,
             rate: RateBucket::full(
                 options.rate_limit,
                 options.rate_refill_per_second,

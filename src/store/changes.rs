@@ -5,14 +5,19 @@
 //! announcement costs time, nothing else: whoever waits for one also looks by the clock.
 
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::io;
 use std::time::Duration;
 
-use sqlx::postgres::{PgListener, PgPool};
+use sqlx::Acquire;
+use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::StoreError;
+use super::connection::{Pool, answered, in_time, is_alive};
 use crate::domain::names::ProvisionId;
 
 const CHANNEL: &str = "backstop_ledger";
@@ -20,6 +25,10 @@ const CHANNEL: &str = "backstop_ledger";
 /// miss before it looks anyway.
 const BACKLOG: usize = 1024;
 const RECONNECT_AFTER: Duration = Duration::from_secs(2);
+/// How long nothing may be heard before the connection is asked whether it is alive.
+const QUIET: Duration = Duration::from_secs(10);
+/// How long anything that is asked may take.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Announces changes and hears of them.
 #[derive(Debug, Clone)]
@@ -31,7 +40,7 @@ pub struct Changes {
 impl Changes {
     /// Starts listening; ends when `stop` is cancelled.
     #[must_use]
-    pub fn start(pool: PgPool, tracker: &TaskTracker, stop: CancellationToken) -> Self {
+    pub fn start(pool: Pool, tracker: &TaskTracker, stop: CancellationToken) -> Self {
         let (here, _) = broadcast::channel(BACKLOG);
         let (elsewhere, outgoing) = mpsc::channel(BACKLOG);
         tracker.spawn(
@@ -56,39 +65,66 @@ impl Changes {
     }
 }
 
-async fn listen(pool: PgPool, here: broadcast::Sender<ProvisionId>) {
+async fn listen(pool: Pool, here: broadcast::Sender<ProvisionId>) {
     loop {
-        if let Err(error) = hear(&pool, &here).await {
-            tracing::warn!(%error, "not hearing other replicas; listening again soon");
-        }
+        let Err(error) = hear(&pool, &here).await;
+        tracing::warn!(%error, "not hearing other replicas; listening again soon");
         tokio::time::sleep(RECONNECT_AFTER).await;
     }
 }
 
-async fn hear(pool: &PgPool, here: &broadcast::Sender<ProvisionId>) -> Result<(), sqlx::Error> {
-    let mut listener = PgListener::connect_with(pool).await?;
-    listener.listen(CHANNEL).await?;
+/// Until the connection is lost, or does not answer any more.
+///
+/// It is a connection beside the pool's. A listener that is dropped says so to the server before it
+/// gives its connection back, and at a server that is silently gone that would keep a place in the
+/// pool until the system gives the connection up, a quarter of an hour later.
+async fn hear(
+    pool: &Pool,
+    here: &broadcast::Sender<ProvisionId>,
+) -> Result<Infallible, sqlx::Error> {
+    let own = PgPoolOptions::new()
+        .max_connections(1)
+        .max_lifetime(None)
+        .idle_timeout(None)
+        .connect_lazy_with(pool.unbounded().connect_options().as_ref().clone());
+    let mut listener = answered(ANSWER_PATIENCE, PgListener::connect_with(&own)).await?;
+    listener.eager_reconnect(false);
+    answered(ANSWER_PATIENCE, listener.listen(CHANNEL)).await?;
     loop {
-        let notification = listener.recv().await?;
-        if let Ok(id) = notification.payload().parse() {
-            let _ = here.send(id);
+        match tokio::time::timeout(QUIET, listener.try_recv()).await {
+            Ok(heard) => {
+                let heard = heard?.ok_or_else(|| lost("the connection was closed"))?;
+                if let Ok(id) = heard.payload().parse() {
+                    let _ = here.send(id);
+                }
+            }
+            Err(_) if is_alive(listener.acquire().await?).await => {}
+            Err(_) => return Err(lost("the connection does not answer")),
         }
     }
 }
 
-async fn send(pool: PgPool, mut outgoing: mpsc::Receiver<ProvisionId>) {
+fn lost(how: &str) -> sqlx::Error {
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::ConnectionAborted, how))
+}
+
+async fn send(pool: Pool, mut outgoing: mpsc::Receiver<ProvisionId>) {
     let mut batch = Vec::new();
     while outgoing.recv_many(&mut batch, BACKLOG).await > 0 {
         let ids: BTreeSet<Uuid> = batch.drain(..).map(ProvisionId::as_uuid).collect();
         let ids: Vec<String> = ids.iter().map(Uuid::to_string).collect();
-        let sent = sqlx::query!(
-            r#"select pg_notify($1, id) as "sent!: ()" from unnest($2::text[]) id"#,
-            CHANNEL,
-            &ids
-        )
-        .fetch_all(&pool)
-        .await;
-        if let Err(error) = sent {
+        let sent = in_time(async {
+            let mut db = pool.acquire().await?;
+            sqlx::query!(
+                r#"select pg_notify($1, id) as "sent!: ()" from unnest($2::text[]) id"#,
+                CHANNEL,
+                &ids
+            )
+            .fetch_all(&mut *db)
+            .await?;
+            Ok::<(), StoreError>(())
+        });
+        if let Err(error) = sent.await {
             tracing::warn!(%error, "other replicas were not told of a change; they will see it");
         }
     }

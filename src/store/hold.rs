@@ -97,6 +97,10 @@ const AT_WORK: f64 = 30.0;
 /// [`StoreError`] if the database cannot be written; then nothing was.
 pub async fn renew_controller(db: &mut PgConnection) -> Result<Renewed, StoreError> {
     let mut transaction = db.begin().await?;
+    // A whole database is disowned: that may take longer than the pool lets a statement take.
+    sqlx::raw_sql("set local statement_timeout = 0")
+        .execute(&mut *transaction)
+        .await?;
     let in_use = sqlx::query_scalar!(
         r#"
         select coalesce(

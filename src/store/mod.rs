@@ -4,6 +4,7 @@
 //! - [`ledger`]: claims steps, and settles them under their fence.
 //! - [`dispatches`]: claims workflows that are to be dispatched, and keeps how that went.
 //! - [`overdue`]: whose time is up; [`hearing`]: whether it counts; [`hold`]: ends a hold.
+//! - [`witness`]: whom GitHub is asked about, and what it said.
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows. [`feed`]: what changed of it.
@@ -11,7 +12,9 @@
 //!   of one provision besides.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
+//! - [`notices`]: what the operators' webhook is to be told.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
+//! - `connection`: the [`Pool`], and [`in_time`], which bounds every wait for the database.
 //!
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
@@ -20,12 +23,14 @@ pub mod attempts;
 pub mod board;
 pub mod budgets;
 pub mod changes;
+mod connection;
 pub mod dispatches;
 pub mod feed;
 pub mod gauges;
 pub mod hearing;
 pub mod hold;
 pub mod ledger;
+pub mod notices;
 pub mod overdue;
 pub mod provisions;
 mod rows;
@@ -33,13 +38,14 @@ pub mod running;
 pub mod search;
 pub mod sweeps;
 pub mod views;
+pub mod witness;
 
 use std::time::Duration;
 
-use sqlx::ConnectOptions;
 use sqlx::postgres::types::PgInterval;
-use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use uuid::Uuid;
+
+pub use connection::{Lent, Pool, connect, in_time, migrate};
 
 use crate::domain::names::ControllerId;
 use crate::domain::step::IllegalEvent;
@@ -77,18 +83,23 @@ pub enum StoreError {
 impl From<sqlx::Error> for StoreError {
     fn from(error: sqlx::Error) -> Self {
         let away = match &error {
+            // A broken exchange is the other end's doing: a proxy that turned over in mid-answer.
             sqlx::Error::Io(_)
             | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
             | sqlx::Error::PoolTimedOut
             | sqlx::Error::PoolClosed
             | sqlx::Error::WorkerCrashed => true,
-            // Class 08: connection exception; 40: rolled back for another's sake; 53: out of
-            // resources; 57: shut down or starting; 25006: a standby that takes no writes yet.
+            // Class 08: connection exception; 28: not let in; 40: rolled back for another's sake;
+            // 53: out of resources; 57: shut down, starting, or out of time. 25006: a standby that
+            // takes no writes yet; 25P03: idle in a transaction for too long; 3D000: no such
+            // database, as while one is restored; 55P03: a lock that was not to be had in time.
             sqlx::Error::Database(error) => error.code().is_some_and(|code| {
-                ["08", "40", "53", "57"]
-                    .iter()
-                    .any(|class| code.starts_with(class))
-                    || code == "25006"
+                [
+                    "08", "28", "40", "53", "57", "25006", "25P03", "3D000", "55P03",
+                ]
+                .iter()
+                .any(|class| code.starts_with(class))
             }),
             _ => false,
         };
@@ -103,51 +114,6 @@ impl From<sqlx::Error> for StoreError {
 /// The migrations, in the order of their numbers.
 pub static MIGRATIONS: sqlx::migrate::Migrator = sqlx::migrate!();
 
-/// How long a connection is waited for, a new one or one that others have.
-const CONNECT_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Opens a pool of at most `connections`.
-///
-/// # Errors
-/// [`StoreError::Away`] if the first connection cannot be made.
-pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<PgPool, StoreError> {
-    let options = options.application_name("backstop");
-    let opened = PgPoolOptions::new()
-        .max_connections(connections)
-        .acquire_timeout(CONNECT_PATIENCE)
-        // A `begin` that is dropped after it was sent (its caller hung up, or crashed) leaves its
-        // transaction open, and sqlx 0.9 does not know of it: whoever got the connection next would
-        // have written into it and been told that it is done. `begin` first, because a `rollback`
-        // of nothing is a warning in the server's log each time.
-        .after_release(|connection, _| {
-            Box::pin(async move {
-                sqlx::raw_sql("begin; rollback").execute(connection).await?;
-                Ok(true)
-            })
-        })
-        .connect_with(options.clone())
-        .await;
-    match opened {
-        Ok(pool) => Ok(pool),
-        // It tried again and again; what it met each time only a connection of its own tells.
-        Err(sqlx::Error::PoolTimedOut) => Err(StoreError::Away(
-            match tokio::time::timeout(CONNECT_PATIENCE, options.connect()).await {
-                Ok(Err(cause)) => cause,
-                Ok(Ok(_)) | Err(_) => sqlx::Error::PoolTimedOut,
-            },
-        )),
-        Err(cause) => Err(StoreError::Away(cause)),
-    }
-}
-
-/// Applies the migrations that are missing. Safe to run from several processes at once.
-///
-/// # Errors
-/// What the migrator says: a migration that fails, or one that was applied and has been edited.
-pub async fn migrate(pool: &PgPool) -> Result<(), sqlx::migrate::MigrateError> {
-    MIGRATIONS.run(pool).await
-}
-
 /// The oldest Postgres that is supported, as `server_version_num` counts.
 const OLDEST_POSTGRES: i32 = 150_000;
 
@@ -155,12 +121,13 @@ const OLDEST_POSTGRES: i32 = 150_000;
 ///
 /// # Errors
 /// [`StoreError`] if it cannot be read.
-pub async fn too_old(pool: &PgPool) -> Result<Option<String>, StoreError> {
+pub async fn too_old(pool: &Pool) -> Result<Option<String>, StoreError> {
+    let mut db = pool.acquire().await?;
     let server = sqlx::query!(
         r#"select current_setting('server_version_num')::integer as "number!",
                   current_setting('server_version') as "name!""#
     )
-    .fetch_one(pool)
+    .fetch_one(&mut *db)
     .await?;
     Ok((server.number < OLDEST_POSTGRES).then_some(server.name))
 }
@@ -169,9 +136,10 @@ pub async fn too_old(pool: &PgPool) -> Result<Option<String>, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] if it cannot be read.
-pub async fn controller_id(pool: &PgPool) -> Result<ControllerId, StoreError> {
+pub async fn controller_id(pool: &Pool) -> Result<ControllerId, StoreError> {
+    let mut db = pool.acquire().await?;
     let id: Uuid = sqlx::query_scalar!("select id from controller")
-        .fetch_one(pool)
+        .fetch_one(&mut *db)
         .await?;
     Ok(ControllerId::new(id))
 }
@@ -180,10 +148,11 @@ pub async fn controller_id(pool: &PgPool) -> Result<ControllerId, StoreError> {
 ///
 /// # Errors
 /// [`StoreError`] if it does not answer or was never migrated.
-pub async fn is_ready(pool: &PgPool) -> Result<bool, StoreError> {
+pub async fn is_ready(pool: &Pool) -> Result<bool, StoreError> {
+    let mut db = pool.acquire().await?;
     let latest = MIGRATIONS.iter().map(|m| m.version).max();
     let applied = sqlx::query_scalar!("select max(version) from _sqlx_migrations where success")
-        .fetch_one(pool)
+        .fetch_one(&mut *db)
         .await?;
     Ok(applied >= latest)
 }

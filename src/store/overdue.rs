@@ -42,13 +42,15 @@ pub async fn soonest(
         r#"
         select a.provision_id,
                (extract(epoch from due.at - backstop_now()) * 1000)::bigint as "due_in_ms!"
-        from hearing h,
-             attempts a,
-             lateral (
+        from hearing h
+        cross join attempts a
+        left join witness w on w.provision_id = a.provision_id and w.attempt = a.number
+        cross join lateral (
                  select least(
                      greatest(a.deadline_at, h.since + $1),
                      case when a.last_heartbeat_at is not null
-                          then greatest(a.last_message_at, h.since) + $2::interval
+                          then greatest(a.last_message_at, h.since, w.under_way_at)
+                               + $2::interval
                      end
                  ) as at
              ) due
@@ -82,6 +84,8 @@ pub struct Seen {
     pub provision: Provision,
     /// Whether it could have been heard.
     pub hearing: Hearing,
+    /// When GitHub last said that the current attempt's run is not over; `None`: it never did.
+    pub under_way_at: Option<DateTime<Utc>>,
     /// The moment.
     pub now: DateTime<Utc>,
 }
@@ -96,11 +100,13 @@ pub async fn read(db: &mut PgConnection, id: ProvisionId) -> Result<Option<Seen>
         select backstop_now() as "now!",
                to_jsonb(p) as "provision: Json<ProvisionRow>",
                to_jsonb(current) as "current: Json<AttemptRow>",
-               to_jsonb(h) as "hearing!: Json<HearingRow>"
+               to_jsonb(h) as "hearing!: Json<HearingRow>",
+               w.under_way_at as "under_way_at?"
         from hearing h
         left join provisions p on p.id = $1
         left join attempts current
                on current.provision_id = p.id and current.number = p.attempt
+        left join witness w on w.provision_id = p.id and w.attempt = p.attempt
         "#,
         id.as_uuid(),
     )
@@ -112,6 +118,7 @@ pub async fn read(db: &mut PgConnection, id: ProvisionId) -> Result<Option<Seen>
         provision(row.provision, row.current)?.map(|provision| Seen {
             provision,
             hearing,
+            under_way_at: row.under_way_at,
             now,
         }),
     )

@@ -241,7 +241,8 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
                 last_heartbeat_at = excluded.last_heartbeat_at,
                 finished_at = excluded.finished_at,
                 reason = excluded.reason,
-                rollback_started_at = excluded.rollback_started_at
+                rollback_started_at = excluded.rollback_started_at,
+                ended_by_github = excluded.ended_by_github
         ), events_written as (
             insert into events (provision_id, attempt, kind, data, at)
             select moved.id, e.attempt, e.kind, e.data, backstop_now()

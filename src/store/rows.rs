@@ -53,6 +53,7 @@ pub(super) struct AttemptRow {
     pub finished_at: Option<DateTime<Utc>>,
     pub reason: Option<String>,
     pub rollback_started_at: Option<DateTime<Utc>>,
+    pub ended_by_github: bool,
 }
 
 /// The row of `hearing`.
@@ -177,6 +178,7 @@ impl AttemptRow {
             finished_at: attempt.finished_at,
             reason: attempt.rollback.map(|r| r.reason.to_string()),
             rollback_started_at: attempt.rollback.map(|r| r.started_at),
+            ended_by_github: attempt.ended_by_github,
         }
     }
 
@@ -225,6 +227,7 @@ impl AttemptRow {
             deadline_at: self.deadline_at,
             finished_at: self.finished_at,
             rollback,
+            ended_by_github: self.ended_by_github,
         })
     }
 }

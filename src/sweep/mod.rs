@@ -20,7 +20,6 @@ pub mod table;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 
 use crate::budget::Budget;
 use crate::domain::budget::Reserve;
@@ -29,8 +28,9 @@ use crate::domain::orphans::{Kind, Known, Mandate, Orphan, Sighting, Verdict, ju
 use crate::domain::step::Resource;
 use crate::providers::hetzner::Priced;
 use crate::providers::{Hetzner, Tailscale, Vendor};
-use crate::store::StoreError;
+use crate::store::notices::Subscriber;
 use crate::store::sweeps::{self, Findings, Sweep};
+use crate::store::{Pool, StoreError};
 use lists::{Listed, Lists};
 
 /// The vendors whose lists are looked at.
@@ -53,7 +53,7 @@ pub struct Budgets {
 impl Budgets {
     /// `reserve` is the share of a vendor's limit that is left to others.
     #[must_use]
-    pub fn new(pool: &PgPool, reserve: Reserve) -> Self {
+    pub fn new(pool: &Pool, reserve: Reserve) -> Self {
         let budget = |vendor| Budget::new(pool.clone(), vendor, reserve);
         Self {
             hetzner: budget(Vendor::Hetzner),
@@ -77,7 +77,7 @@ pub struct Swept {
 /// # Errors
 /// [`StoreError`] if the database cannot be read. A list that cannot be read is told in the findings.
 pub async fn look(
-    pool: &PgPool,
+    pool: &Pool,
     vendors: &Vendors,
     budgets: Option<&Budgets>,
     listed_at: DateTime<Utc>,
@@ -155,27 +155,30 @@ async fn price(hetzner: &Hetzner, findings: &mut Findings, costing: &[(usize, Pr
 /// # Errors
 /// [`StoreError`] if the database cannot be read or written. What was reopened by then stays so.
 pub async fn sweep(
-    pool: &PgPool,
+    pool: &Pool,
     vendors: &Vendors,
     sweep: &Sweep,
     mandate: Mandate,
 ) -> Result<Swept, StoreError> {
     let findings = look(pool, vendors, None, sweep.started_at).await?;
-    conclude(pool, vendors, sweep, findings, mandate).await
+    // Whoever asked for it sees what it found.
+    let nobody = Subscriber::Nobody;
+    conclude(pool, vendors, sweep, findings, mandate, nobody).await
 }
 
 async fn conclude(
-    pool: &PgPool,
+    pool: &Pool,
     vendors: &Vendors,
     sweep: &Sweep,
     mut findings: Findings,
     mandate: Mandate,
+    subscriber: Subscriber,
 ) -> Result<Swept, StoreError> {
     let mut db = pool.acquire().await?;
     let reopened = act::act(&mut db, vendors, sweep.started_at, &mut findings, mandate).await?;
-    let new = sweeps::finish(&mut db, sweep, &findings).await?;
+    let new = sweeps::finish(&mut db, sweep, &findings, subscriber).await?;
     for orphan in &findings.orphans {
-        if new.contains(&orphan.subject()) {
+        if new.contains_key(&orphan.subject()) {
             tracing::warn!(
                 vendor = orphan.seen.kind.vendor(), orphan.kind = %orphan.seen.kind,
                 orphan.id = %orphan.seen.id, orphan.name = orphan.seen.name,

@@ -4,16 +4,17 @@
 use std::time::Duration;
 
 use rand::RngExt;
-use sqlx::PgPool;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Budgets, Vendors, conclude, look};
 use crate::domain::orphans::Mandate;
-use crate::store::StoreError;
 use crate::store::changes::Changes;
+use crate::store::notices::Subscriber;
 use crate::store::sweeps::{self, Claimed, Sweep};
+use crate::store::{Pool, StoreError, in_time};
 
-/// How long a claim holds: far longer than the lists may take.
+/// How long a claim holds, and a sweep may take: far longer than the lists may.
 const LEASE: Duration = Duration::from_secs(5 * 60);
 /// How often it is looked whether one is due.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -31,11 +32,12 @@ pub struct Settings {
 
 /// The loop of this process. Others may run beside it.
 pub struct Sweeper {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     settings: Settings,
     vendors: Vendors,
     budgets: Budgets,
+    subscriber: Subscriber,
     stop: CancellationToken,
 }
 
@@ -43,7 +45,7 @@ impl Sweeper {
     /// A sweeper that ends when `stop` is cancelled.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         changes: Changes,
         settings: Settings,
         vendors: Vendors,
@@ -56,8 +58,16 @@ impl Sweeper {
             settings,
             vendors,
             budgets,
+            subscriber: Subscriber::Nobody,
             stop,
         }
+    }
+
+    /// Has `subscriber` told what no sweep saw before; else nobody is.
+    #[must_use]
+    pub fn telling(mut self, subscriber: Subscriber) -> Self {
+        self.subscriber = subscriber;
+        self
     }
 
     /// Sweeps once `begun` is cancelled, until stopped: by then it is known whether this database is
@@ -81,19 +91,28 @@ impl Sweeper {
 
     /// No sweep is due sooner than after the pause that it returns.
     async fn sweep_if_due(&self) -> Result<Duration, StoreError> {
-        let mut db = self.pool.acquire().await?;
-        let claimed = sweeps::claim(&mut db, self.settings.every, LEASE).await?;
-        drop(db);
-        let sweep = match claimed {
+        let claimed = in_time(async {
+            let mut db = self.pool.acquire().await?;
+            sweeps::claim(&mut db, self.settings.every, LEASE).await
+        });
+        let sweep = match claimed.await? {
             Claimed::Yes(sweep) => sweep,
             Claimed::NotBefore(pause) => return Ok(pause),
         };
         // One that fails is kept until its lease ends: lists are dear, and the next may fail as well.
-        if let Ended::Stopped = self.sweep(&sweep).await? {
-            let mut db = self.pool.acquire().await?;
-            sweeps::give_up(&mut db, &sweep).await?;
+        let Ok(ended) = timeout(LEASE, self.sweep(&sweep)).await else {
+            tracing::warn!("a sweep was cut short: it took longer than its lease");
+            return Ok(self.settings.every);
+        };
+        if let Ended::Stopped = ended? {
+            in_time(self.give_up(&sweep)).await?;
         }
         Ok(self.settings.every)
+    }
+
+    async fn give_up(&self, sweep: &Sweep) -> Result<(), StoreError> {
+        let mut db = self.pool.acquire().await?;
+        sweeps::give_up(&mut db, sweep).await
     }
 
     async fn sweep(&self, sweep: &Sweep) -> Result<Ended, StoreError> {
@@ -103,8 +122,9 @@ impl Sweeper {
         let Some(findings) = self.stop.run_until_cancelled(looked).await else {
             return Ok(Ended::Stopped);
         };
-        let mandate = self.settings.mandate;
-        let swept = conclude(&self.pool, &self.vendors, sweep, findings?, mandate).await?;
+        let (mandate, subscriber) = (self.settings.mandate, self.subscriber);
+        let (pool, vendors) = (&self.pool, &self.vendors);
+        let swept = conclude(pool, vendors, sweep, findings?, mandate, subscriber).await?;
         for provision in &swept.reopened {
             self.changes.announce(*provision);
         }

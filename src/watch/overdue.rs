@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use rand::seq::SliceRandom;
-use sqlx::{PgConnection, PgPool};
+use sqlx::PgConnection;
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -16,10 +16,10 @@ use crate::domain::overdue::Patience;
 use crate::domain::provision::Change;
 use crate::domain::step::Resource;
 use crate::rollback::rollback_failed_provision;
-use crate::store::StoreError;
 use crate::store::changes::Changes;
 use crate::store::overdue::{read, soonest};
 use crate::store::provisions::{Written, write};
+use crate::store::{Pool, StoreError, in_time};
 
 /// Most provisions in one look.
 const BATCH: u32 = 50;
@@ -32,7 +32,7 @@ const DATABASE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One replica's watch over what is overdue.
 pub struct Watcher {
-    pool: PgPool,
+    pool: Pool,
     changes: Changes,
     patience: Patience,
     managed: &'static [Resource],
@@ -44,7 +44,7 @@ impl Watcher {
     /// installation can delete.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         changes: Changes,
         patience: Patience,
         managed: &'static [Resource],
@@ -92,8 +92,12 @@ impl Watcher {
 
     /// Fails what is overdue now, and says how long there is to wait.
     async fn look(&self) -> Result<Duration, StoreError> {
-        let mut db = self.pool.acquire().await?;
-        let waited_for = soonest(&mut db, &self.patience, BATCH).await?;
+        let found = in_time(async {
+            let mut db = self.pool.acquire().await?;
+            let waited_for = soonest(&mut db, &self.patience, BATCH).await?;
+            Ok::<_, StoreError>((db, waited_for))
+        });
+        let (mut db, waited_for) = found.await?;
         let mut due: Vec<ProvisionId> = waited_for
             .iter()
             .filter(|it| it.due_in.is_zero())
@@ -106,7 +110,7 @@ impl Watcher {
             if self.stop.is_cancelled() {
                 break;
             }
-            match self.fail_if_overdue(&mut db, *id).await {
+            match in_time(self.fail_if_overdue(&mut db, *id)).await {
                 Ok(Some(change)) => {
                     log(&change);
                     self.changes.announce(*id);
@@ -149,9 +153,12 @@ impl Watcher {
             let Some(hearing_since) = hearing_since else {
                 return Ok(None);
             };
-            let overdue = seen
-                .provision
-                .overdue(seen.now, &self.patience, hearing_since)?;
+            let overdue = seen.provision.overdue(
+                seen.now,
+                &self.patience,
+                hearing_since,
+                seen.under_way_at,
+            )?;
             let Some(mut change) = overdue else {
                 return Ok(None);
             };

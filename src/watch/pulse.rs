@@ -4,19 +4,18 @@
 //! through the same pool that callbacks are recorded with, so that a database that cannot be reached
 //! or a pool that is exhausted is a gap. What nobody can see from here is a road to us that is cut.
 
-use sqlx::PgPool;
 use tokio_util::sync::CancellationToken;
 
 use super::Settings;
 use crate::domain::names::ControllerId;
-use crate::store::StoreError;
 use crate::store::hearing::{self, Pulsed};
+use crate::store::{Pool, StoreError, in_time};
 
 const HELD: &str = "nothing is failed for its time until you look, and run `backstop resume`";
 
 /// Beats until the intake is closed.
 pub struct Heart {
-    pool: PgPool,
+    pool: Pool,
     settings: Settings,
     controller: ControllerId,
     intake: CancellationToken,
@@ -37,7 +36,7 @@ impl Heart {
     /// vendors.
     #[must_use]
     pub fn new(
-        pool: PgPool,
+        pool: Pool,
         settings: Settings,
         controller: ControllerId,
         intake: CancellationToken,
@@ -55,7 +54,7 @@ impl Heart {
     pub async fn run(self, begun: CancellationToken) -> Ended {
         let mut confirmed = 0;
         while !self.intake.is_cancelled() {
-            match self.beat(confirmed).await {
+            match in_time(self.beat(confirmed)).await {
                 Ok(pulsed) => {
                     if pulsed.controller != self.controller {
                         tracing::error!(

@@ -6,12 +6,10 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::StoreError;
-use crate::store::feed;
+use crate::store::{Pool, StoreError, feed, in_time};
 
 /// How late a step is shown to be stuck, at most.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -19,10 +17,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const TIDY_EVERY: Duration = Duration::from_secs(300);
 
 /// Until stopped.
-pub async fn keep_shown(pool: PgPool, stuck_after: Duration, stop: CancellationToken) {
+pub async fn keep_shown(pool: Pool, stuck_after: Duration, stop: CancellationToken) {
     let (mut told_until, mut tidied_at) = (None, None);
     loop {
-        if let Err(error) = look(&pool, stuck_after, &mut told_until, &mut tidied_at).await {
+        let looked = in_time(look(&pool, stuck_after, &mut told_until, &mut tidied_at));
+        if let Err(error) = looked.await {
             tracing::warn!(%error, "the stream is not told what time changes; trying again soon");
         }
         let pause = tokio::time::sleep(LOOK_EVERY);
@@ -33,7 +32,7 @@ pub async fn keep_shown(pool: PgPool, stuck_after: Duration, stop: CancellationT
 }
 
 async fn look(
-    pool: &PgPool,
+    pool: &Pool,
     stuck_after: Duration,
     told_until: &mut Option<DateTime<Utc>>,
     tidied_at: &mut Option<Instant>,

@@ -1,6 +1,6 @@
 //! Runs the program: an environment that is only what the test says, a death with the test.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
@@ -102,29 +102,26 @@ pub async fn run(mut command: Command) -> Ended {
             .spawn()
             .unwrap();
         let mut child = Killed(child);
-        let mut stderr = child.0.stderr.take().unwrap();
-        let reader = std::thread::spawn(move || {
-            let mut text = String::new();
-            stderr.read_to_string(&mut text).unwrap();
-            text
-        });
+        // Both at once: a pipe that nobody reads is full some time.
+        let stdout = all_of(child.0.stdout.take().unwrap());
+        let stderr = all_of(child.0.stderr.take().unwrap());
         let status = wait(&mut child.0, PATIENCE).expect("the command ends by itself");
-        let mut stdout = String::new();
-        child
-            .0
-            .stdout
-            .take()
-            .unwrap()
-            .read_to_string(&mut stdout)
-            .unwrap();
         Ended {
             code: status.code(),
-            stdout,
-            stderr: reader.join().unwrap(),
+            stdout: stdout.join().unwrap(),
+            stderr: stderr.join().unwrap(),
         }
     })
     .await
     .unwrap()
+}
+
+fn all_of(mut pipe: impl std::io::Read + Send + 'static) -> std::thread::JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        pipe.read_to_string(&mut text).unwrap();
+        text
+    })
 }
 
 /// Dies with the test.
@@ -216,6 +213,13 @@ impl Server {
         })
         .await
         .unwrap()
+    }
+
+    /// Waits for it to end by itself, which must come soon; how it ended.
+    pub fn ends(&mut self) -> Option<i32> {
+        tokio::task::block_in_place(|| wait(&mut self.child.0, PATIENCE))
+            .expect("it ends by itself")
+            .code()
     }
 
     /// What it logged so far.

@@ -189,6 +189,15 @@ async fn no_secret_is_logged_even_when_everything_is() {
     let mut environment = settings(&sim);
     environment.extend(at(&with_password));
     environment.push(("RUST_LOG".to_owned(), "trace".to_owned()));
+    // Nobody there takes it, which is logged.
+    let webhook_token = "t0ken-of-the-webhook";
+    let webhook_url = format!("http://{}/hook?token={webhook_token}", sim.address());
+    environment.push(("BACKSTOP_WEBHOOK_URL".to_owned(), webhook_url));
+    let webhook_secret = "whsec_d2ViaG9vay1zZWNyZXQtb2YtdGhlLW9wZXJhdG9ycw==";
+    environment.push((
+        "BACKSTOP_WEBHOOK_SECRET".to_owned(),
+        webhook_secret.to_owned(),
+    ));
     let server = Server::start(&["serve"], &environment).await;
     let (_urls, seen) = watch::channel(vec![server.url.clone()]);
     let client = Client::new(seen);
@@ -205,6 +214,11 @@ async fn no_secret_is_logged_even_when_everything_is() {
     let pool = PgPool::connect(&url).await.unwrap();
     settle_all(&pool).await;
     until(&pool, SENT, 1).await;
+    let deadline = Instant::now() + PATIENCE;
+    while !server.log().contains("the webhook was not told") {
+        assert!(Instant::now() < deadline, "the webhook was not tried");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
     let log = server.log();
     assert!(log.contains("TRACE"), "no trace was logged");
     let options = sim.options();
@@ -214,6 +228,9 @@ async fn no_secret_is_logged_even_when_everything_is() {
         READER,
         OPERATOR,
         password,
+        webhook_token,
+        webhook_secret,
+        webhook_secret.trim_start_matches("whsec_"),
         options.hcloud_token.as_str(),
         options.oauth_client_secret.as_str(),
         options.github_token.as_str(),

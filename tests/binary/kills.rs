@@ -1,9 +1,11 @@
 //! Killed and stopped at any moment, it loses nothing that it acknowledged.
 
+use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use backstop::postgres::PrivatePostgres;
 use backstop::sim::{Sim, SimOptions};
 use serde_json::json;
 use sqlx::postgres::PgPool;
@@ -175,6 +177,47 @@ async fn with_a_postgres_of_its_own_it_survives_kill_9_with_its_data() {
             assert_ne!(provision["rollback"]["steps"], json!([]));
         }
     }
+    let (code, took) = server.terminate().await;
+    assert_eq!(code, Some(0), "after {took:?}");
+}
+
+/// It does not start it again by itself: whatever keeps backstop running starts both.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_its_own_postgres_dies_it_ends_with_an_error_and_the_next_start_finds_everything() {
+    let sim = start_sim();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let environment = with(settings(&sim), "BACKSTOP_DATA_DIR", path.to_str().unwrap());
+    let mut server = Server::start(&["serve"], &environment).await;
+    let (urls, seen) = watch::channel(vec![server.url.clone()]);
+    let client = Client::new(seen);
+    let book = Arc::new(Book::default());
+    fail_many(&client, &sim, &book, 4, 2).await;
+
+    let options = PrivatePostgres::running_in(&path).unwrap();
+    let postmaster = std::fs::read_dir(&path)
+        .unwrap()
+        .find_map(|entry| {
+            std::fs::read_to_string(entry.unwrap().path().join("postmaster.pid")).ok()
+        })
+        .unwrap();
+    let pid = postmaster.lines().next().unwrap();
+    let sent = Command::new("kill").args(["-KILL", pid]).status().unwrap();
+    assert!(sent.success());
+    assert_eq!(server.ends(), Some(1));
+    let log = server.log();
+    let last = log.lines().find(|line| line.starts_with("backstop: "));
+    assert!(
+        last.is_some_and(|it| it.contains("ended by itself")),
+        "{log}"
+    );
+
+    let server = Server::start(&["serve"], &environment).await;
+    urls.send(vec![server.url.clone()]).unwrap();
+    let pool = PgPool::connect_with(options).await.unwrap();
+    check_acknowledged(&pool, &book).await;
+    settle_all(&pool).await;
+    pool.close().await;
     let (code, took) = server.terminate().await;
     assert_eq!(code, Some(0), "after {took:?}");
 }

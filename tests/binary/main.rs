@@ -11,7 +11,12 @@ mod budget;
 mod child;
 mod commands;
 mod kills;
+mod people;
+#[expect(dead_code, reason = "shared with the tests of an absent database")]
+#[path = "../database_away/proxy.rs"]
+mod proxy;
 mod restored;
 mod settings;
+mod stops;
 mod sweep;
 mod workflows;

@@ -3,6 +3,7 @@
 use backstop::sim::{Sim, SimOptions};
 
 use crate::child::{command, database_url, run, settings};
+use crate::harness::SECRET;
 
 /// Shows that a value was quoted.
 const SECRET_VALUE: &str = "very-secret-value";
@@ -88,6 +89,20 @@ const CASES: &[Case] = &[
         "GITHUB_TOKEN",
     ),
     (
+        &[(
+            "BACKSTOP_WEBHOOK_URL",
+            Some("https://hooks.example/very-secret-value"),
+        )],
+        "BACKSTOP_WEBHOOK_SECRET",
+    ),
+    (
+        &[
+            ("BACKSTOP_WEBHOOK_URL", Some("")),
+            ("BACKSTOP_WEBHOOK_SECRET", Some("whsec_very-secret-value")),
+        ],
+        "BACKSTOP_WEBHOOK_URL",
+    ),
+    (
         &[("BACKSTOP_OIDC_ISSUER", Some("https://issuer.example"))],
         "BACKSTOP_PUBLIC_URL",
     ),
@@ -143,12 +158,54 @@ const CASES: &[Case] = &[
         &[("BACKSTOP_CALLBACK_SECRETS", Some(","))],
         "BACKSTOP_CALLBACK_SECRETS",
     ),
+    (
+        &[
+            (
+                "BACKSTOP_WEBHOOK_URL",
+                Some("https://hooks.example/very-secret-value"),
+            ),
+            ("BACKSTOP_WEBHOOK_SECRET", Some("whsec_very-secret-value!")),
+        ],
+        "BACKSTOP_WEBHOOK_SECRET",
+    ),
+    (
+        &[("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some("very-secret"))],
+        "BACKSTOP_GITHUB_WEBHOOK_SECRET",
+    ),
+    (
+        &[
+            ("BACKSTOP_GITHUB_WEBHOOK_SECRET", Some(SECRET_VALUE)),
+            ("GITHUB_TOKEN", None),
+            ("BACKSTOP_GITHUB_REPOSITORY", None),
+        ],
+        "BACKSTOP_GITHUB_REPOSITORY",
+    ),
     // unparsable
     (
         &[("BACKSTOP_LISTEN", Some("everywhere"))],
         "BACKSTOP_LISTEN",
     ),
     (&[("HCLOUD_ENDPOINT", Some("not a url"))], "HCLOUD_ENDPOINT"),
+    (
+        &[
+            (
+                "BACKSTOP_WEBHOOK_URL",
+                Some("ftp://hooks.example/very-secret-value"),
+            ),
+            ("BACKSTOP_WEBHOOK_SECRET", Some(SECRET)),
+        ],
+        "BACKSTOP_WEBHOOK_URL",
+    ),
+    (
+        &[
+            (
+                "BACKSTOP_WEBHOOK_URL",
+                Some("https://me:very-secret-value@hooks.example/"),
+            ),
+            ("BACKSTOP_WEBHOOK_SECRET", Some(SECRET)),
+        ],
+        "BACKSTOP_WEBHOOK_URL",
+    ),
     (
         &[(
             "HCLOUD_ENDPOINT",

@@ -25,13 +25,15 @@ use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
 use backstop::http::cors::Origins;
+use backstop::http::github::Webhooks;
 use backstop::http::page;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
+use backstop::oidc;
 use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::providers::github::{GitHubCredential, Repository, Workflow};
 use backstop::providers::tailscale::TailscaleCredential;
-use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, loopback_client};
+use backstop::providers::{GitHub, Hetzner, Tailscale, Timeouts, Webhook, loopback_client};
 use backstop::rollback::worker;
 use backstop::sim::{Sim, SimOptions};
 use backstop::store;
@@ -42,11 +44,11 @@ use secrecy::SecretString;
 use serde_json::{Value, json};
 use sqlx::postgres::{PgConnectOptions, PgPool};
 use sqlx::{AssertSqlSafe, ConnectOptions};
-use standardwebhooks::Webhook;
 use uuid::Uuid;
 
 pub const SECRET: &str = "whsec_dGVzdC1zZWNyZXQtb25lLXRlc3Qtc2VjcmV0LW9uZQ==";
 pub const OLDER_SECRET: &str = "whsec_dGVzdC1zZWNyZXQtdHdvLXRlc3Qtc2VjcmV0LXR3bw==";
+pub const WEBHOOK_SECRET: &str = "a-secret-of-webhooks";
 pub const READER: &str = "reader-token";
 pub const OPERATOR: &str = "operator-token";
 pub const TAG: &str = "tag:agent";
@@ -131,6 +133,10 @@ pub struct Options {
     pub sweep_mandate: Mandate,
     pub heartbeat_timeout: Duration,
     pub public_url: Option<String>,
+    /// Of real time, which is not moved.
+    pub pulse_every: Duration,
+    /// Where operators listen.
+    pub webhook: Option<String>,
 }
 
 impl Default for Options {
@@ -154,6 +160,8 @@ impl Default for Options {
             sweep_mandate: Mandate::Reopen,
             heartbeat_timeout: Duration::from_secs(300),
             public_url: None,
+            pulse_every: Duration::from_millis(50),
+            webhook: None,
         }
     }
 }
@@ -161,7 +169,7 @@ impl Default for Options {
 /// A running service with its vendors and its database.
 pub struct Service {
     pub app: App,
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     options: Options,
@@ -203,6 +211,13 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             (client, TAG.to_owned())
         }),
         github: options.github.map(|timeouts| github(sim, timeouts)),
+        webhooks: Some(
+            Webhooks::new(
+                &WEBHOOK_SECRET.into(),
+                oidc::Repository::Name(sim.options().github_repository),
+            )
+            .unwrap(),
+        ),
         page: page::Settings {
             public_url: options.public_url.clone(),
             runs_url: Some("https://github.com/example/agents/actions/runs".to_owned()),
@@ -218,6 +233,10 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             operator: Some(OPERATOR.into()),
         },
         origins: Origins::default(),
+        webhook: options
+            .webhook
+            .clone()
+            .map(|url| Webhook::new(&url.into(), &SECRET.into()).unwrap()),
         provision_timeout: options.provision_timeout,
         rollback: worker::Settings {
             retry: options.retry,
@@ -235,8 +254,7 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
                 provision_timeout: options.provision_timeout,
             },
             public_url: options.public_url.clone(),
-            // Of real time, which is not moved.
-            pulse_every: Duration::from_millis(50),
+            pulse_every: options.pulse_every,
         },
     }
 }
@@ -275,18 +293,26 @@ impl Service {
     /// With a configuration that no option gives.
     pub async fn start_changed(options: Options, change: impl FnOnce(&mut Config)) -> Self {
         let database = database().await;
-        let sim = Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap();
-        Self::start_as(database, sim, options, change).await
+        Self::start_as(database, new_sim(&options), options, change).await
+    }
+
+    /// On this database, with vendors of its own.
+    pub async fn start_at(options: Options, database: PgConnectOptions) -> Self {
+        Self::start_on(database, new_sim(&options), options).await
     }
 
     /// On a database that is there, with vendors that are there.
-    pub async fn start_on(database: PgConnectOptions, sim: Sim, options: Options) -> Self {
-        Self::start_as(database, sim, options, |_| {}).await
+    pub async fn start_on(
+        database: PgConnectOptions,
+        sim: impl Into<Arc<Sim>>,
+        options: Options,
+    ) -> Self {
+        Self::start_as(database, sim.into(), options, |_| {}).await
     }
 
     async fn start_as(
         database: PgConnectOptions,
-        sim: Sim,
+        sim: Arc<Sim>,
         options: Options,
         change: impl FnOnce(&mut Config),
     ) -> Self {
@@ -297,7 +323,7 @@ impl Service {
             .await
             .unwrap();
         let service = Self {
-            pool: app.pool().clone(),
+            pool: app.pool().unbounded().clone(),
             app,
             sim,
             database,
@@ -509,7 +535,7 @@ impl Service {
         let pool = store::connect(self.database.clone(), 2).await.unwrap();
         Stopped {
             sim: self.sim,
-            pool,
+            pool: pool.unbounded().clone(),
             database: self.database,
             options: self.options,
         }
@@ -533,7 +559,7 @@ impl Service {
 
     pub async fn end_sweep(&self, begun: Sweep, mandate: Mandate) -> Findings {
         let vendors = self.vendors().await;
-        let swept = backstop::sweep::sweep(&self.pool, &vendors, &begun, mandate);
+        let swept = backstop::sweep::sweep(self.app.pool(), &vendors, &begun, mandate);
         let findings = swept.await.unwrap().findings;
         self.advance(Duration::ZERO).await;
         findings
@@ -568,6 +594,10 @@ impl Service {
     }
 }
 
+fn new_sim(options: &Options) -> Arc<Sim> {
+    Arc::new(Sim::start(([127, 0, 0, 1], 0).into(), options.sim.clone()).unwrap())
+}
+
 /// The vendors, as a sweep for this database reaches them.
 pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Vendors {
     let config = config(options, database, sim);
@@ -585,7 +615,7 @@ pub async fn vendors(options: &Options, database: &PgConnectOptions, sim: &Sim) 
 
 /// A service that was stopped.
 pub struct Stopped {
-    pub sim: Sim,
+    pub sim: Arc<Sim>,
     pub pool: PgPool,
     pub database: PgConnectOptions,
     pub options: Options,
@@ -670,7 +700,7 @@ pub fn sign(secret: &str, message_id: &str, body: &str) -> (i64, String) {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap();
     let at = i64::try_from(at.as_secs()).unwrap();
-    let signer = Webhook::new(secret).unwrap();
+    let signer = standardwebhooks::Webhook::new(secret).unwrap();
     (at, signer.sign(message_id, at, body.as_bytes()).unwrap())
 }
 

@@ -24,6 +24,7 @@ pub struct Seen {
     pub authorization: Option<String>,
     /// `X-GitHub-Api-Version`.
     pub api_version: Option<String>,
+    pub if_none_match: Option<String>,
     pub body: String,
 }
 
@@ -123,6 +124,7 @@ pub async fn serve(answer: impl Fn(&Seen) -> Canned + Send + Sync + 'static) -> 
                 line: format!("{} {}", parts.method, parts.uri),
                 authorization: header("authorization"),
                 api_version: header("x-github-api-version"),
+                if_none_match: header("if-none-match"),
                 body: String::from_utf8(body.to_vec()).unwrap(),
             };
             let canned = answer(&asked);

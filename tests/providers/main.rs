@@ -10,6 +10,7 @@ mod canned;
 
 mod bounds;
 mod github;
+mod github_runs;
 mod hetzner;
 mod hetzner_more;
 mod tailscale;

@@ -15,6 +15,8 @@ fn sample(version: i64) -> Option<&'static str> {
         4 => Some(include_str!("samples/0004.sql")),
         5 => Some(include_str!("samples/0005.sql")),
         6 => Some(include_str!("samples/0006.sql")),
+        7 => Some(include_str!("samples/0007.sql")),
+        8 => Some(include_str!("samples/0008.sql")),
         9 => Some(include_str!("samples/0009.sql")),
         10 => Some(include_str!("samples/0010.sql")),
         _ => None,

@@ -9,6 +9,7 @@ import uuid
 
 import schemathesis
 from requests.auth import AuthBase
+from schemathesis.core.parameters import ParameterLocation
 
 SECRET = base64.b64decode(os.environ["BACKSTOP_CALLBACK_SECRETS"].removeprefix("whsec_"))
 
@@ -28,24 +29,28 @@ class Signature(AuthBase):
         return request
 
 
-def is_callback(case):
-    return "/callbacks/" in case.operation.path
-
-
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    if is_callback(case):
-        kwargs["auth"] = Signature()
-        # Says in words only that both are the same.
-        body, path = case.body, case.path_parameters
-        if isinstance(body, dict) and is_uuid(body.get("provision_id")) and path:
-            body["provision_id"] = path["id"]
+    if "/callbacks/" in case.operation.path:
+        # A signature that is to be missing or wrong stays so.
+        if not case.meta.is_negative_at(ParameterLocation.HEADER):
+            kwargs["auth"] = Signature()
+        if isinstance(case.body, dict):
+            case.body = {name: whole(value) for name, value in case.body.items()}
+            # Says in words only that both are the same.
+            if is_uuid(case.body.get("provision_id")) and case.path_parameters:
+                case.body["provision_id"] = case.path_parameters["id"]
     # Nobody has a minute for each example.
     if case.headers:
         case.headers.pop("prefer", None)
     # Only an answer has one.
-    if case.query and isinstance(case.query, dict):
+    if isinstance(case.query, dict):
         case.query.pop("cursor", None)
+
+
+def whole(value):
+    """1.0 is an integer to a schema. We want it written as one."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def is_uuid(text):

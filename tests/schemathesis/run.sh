@@ -6,7 +6,7 @@
 set -euo pipefail
 
 schemathesis_version=4.32.5
-examples=${SCHEMATHESIS_EXAMPLES:-40}
+examples=${SCHEMATHESIS_EXAMPLES:-100}
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -63,7 +63,7 @@ run() {
   echo "schemathesis, $name"
   SCHEMATHESIS_HOOKS=$here/hooks.py "$venv/bin/schemathesis" run "$url/openapi.json" \
     --seed 20261124 --generation-database none --max-examples "$examples" \
-    --exclude-path /v1/stream --phases examples,coverage,fuzzing --workers 2 --no-color \
+    --exclude-path /v1/stream --phases examples,coverage,fuzzing --workers 1 --no-color \
     --checks all --max-response-time 20 "$@"
 }
 

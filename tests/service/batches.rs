@@ -142,7 +142,7 @@ async fn stopping_gives_steps_back_at_once_and_the_next_process_finishes_them() 
     let next = service.replica().await;
     let old = std::mem::replace(&mut service.app, next);
     old.stop().await.unwrap();
-    service.pool = service.app.pool().clone();
+    service.pool = service.app.pool().unbounded().clone();
     // Without any lease having run out.
     service.settled(id).await;
     assert_eq!(service.alive(), Vec::<String>::new());

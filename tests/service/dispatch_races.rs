@@ -113,7 +113,7 @@ async fn a_worker_whose_lease_ran_out_writes_nothing_down_when_it_comes_back() {
         "select run_id, (select count(*) from events where kind = 'dispatch.sent') as told
          from dispatches",
     )
-    .fetch_one(&pool)
+    .fetch_one(pool.unbounded())
     .await
     .unwrap();
     assert_eq!(

@@ -20,6 +20,7 @@ const CALLS: &[&str] = &[
     "get /v1/provisions/{id}",
     "get /v1/provisions/{id}/events",
     "get /v1/stream",
+    "post /v1/github/webhook",
     "post /v1/provisions",
     "post /v1/provisions/{id}/callbacks/failure",
     "post /v1/provisions/{id}/callbacks/progress",
@@ -123,7 +124,7 @@ fn every_operation_says_what_it_does_and_shows_what_it_takes_and_answers() {
                 !response["headers"]["x-request-id"].is_null(),
                 "{call} {status}"
             );
-            let content = response["content"].as_object();
+            let content = response.get("content").map(|it| it.as_object().unwrap());
             assert_eq!(content.is_some(), status != "304", "{call} {status}");
             for (kind, media) in content.into_iter().flatten() {
                 if kind == "application/problem+json" {
@@ -148,7 +149,7 @@ fn check_example(document: &Value, place: &str, media: &Value) {
     let Some(fields) = schema["properties"].as_object() else {
         return;
     };
-    for field in schema["required"].as_array().unwrap() {
+    for field in schema["required"].as_array().into_iter().flatten() {
         let field = field.as_str().unwrap();
         assert!(example.get(field).is_some(), "{place}: no {field}");
     }

@@ -44,3 +44,5 @@ mod sweep;
 mod sweep_lists;
 mod sweep_periodic;
 mod sweep_unknown;
+mod webhook;
+mod webhook_receiver;

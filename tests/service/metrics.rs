@@ -105,6 +105,7 @@ async fn names_types_and_numbers_are_those_of_the_contract() {
         ("backstop_vendor_rate_remaining", "gauge"),
         ("backstop_oldest_unsettled_step_seconds", "gauge"),
         ("backstop_orphans", "gauge"),
+        ("backstop_github_verdicts_total", "counter"),
         ("backstop_http_requests_total", "counter"),
         ("backstop_http_request_seconds", "histogram"),
         ("backstop_database_connections", "gauge"),
@@ -117,7 +118,7 @@ async fn names_types_and_numbers_are_those_of_the_contract() {
             "{name}"
         );
     }
-    assert_eq!(scrape.types.len(), 13, "{:?}", scrape.types);
+    assert_eq!(scrape.types.len(), 14, "{:?}", scrape.types);
 
     scrape.is(
         "backstop_callbacks_total{kind=\"started\",result=\"accepted\"}",

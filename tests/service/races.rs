@@ -12,6 +12,7 @@ use backstop::rollback::rollback_failed_provision;
 use backstop::store::ledger::{
     ClaimedStep, Outcome, Reported as Report, Subject, claim_due_steps, report,
 };
+use backstop::store::notices::Subscriber;
 use backstop::store::provisions::{Written, read_for_callback, write};
 use sqlx::postgres::PgConnection;
 use sqlx::{ConnectOptions, Connection};
@@ -57,7 +58,7 @@ async fn claim(db: &mut PgConnection, resource: Resource) -> Vec<ClaimedStep> {
 
 async fn tell(db: &mut PgConnection, step: &ClaimedStep, outcome: Outcome) -> Report {
     let mut transaction = db.begin().await.unwrap();
-    let reported = report(&mut transaction, step, &outcome, HOUR)
+    let reported = report(&mut transaction, step, &outcome, HOUR, Subscriber::Nobody)
         .await
         .unwrap();
     transaction.commit().await.unwrap();

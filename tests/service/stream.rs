@@ -182,8 +182,9 @@ async fn what_gets_stuck_by_its_time_is_told() {
 #[tokio::test]
 async fn a_change_that_commits_late_is_not_overtaken() {
     let service = Service::start().await;
-    let earlier = id_of(&create(&service, json!({"agent_id": "web-1"})).await);
     let mut reader = Reader::open(&service).await;
+    let earlier = id_of(&create(&service, json!({"agent_id": "web-1"})).await);
+    reader.until_it_knows(&service, earlier).await;
     let mut db = service.pool.acquire().await.unwrap();
     let begun = feed::end(&mut db).await.unwrap();
 
@@ -204,7 +205,7 @@ async fn a_change_that_commits_late_is_not_overtaken() {
     assert_eq!(id_of(&reader.event().await.unwrap()), earlier);
     assert_eq!(id_of(&reader.event().await.unwrap()), later);
     let all = feed::after(&mut db, begun, 10, STUCK_AFTER).await.unwrap();
-    assert_eq!((all.changed.len(), all.then), (2, Then::Nothing));
+    assert_eq!(all.changed.len(), 2);
 }
 
 #[tokio::test]
@@ -219,8 +220,9 @@ async fn a_change_that_is_taken_back_is_not_told() {
         .unwrap();
     transaction.rollback().await.unwrap();
     let other = id_of(&create(&service, json!({"agent_id": "web-2"})).await);
-    assert_eq!(id_of(&reader.event().await.unwrap()), other);
-    assert!(!reader.seen.contains_key(&id));
+    reader.until_it_knows(&service, other).await;
+    // That it was created may have been told late.
+    assert!(reader.seen.get(&id).is_none_or(|it| it["region"].is_null()));
 }
 
 /// Whoever comes back, to whichever replica, ends with what is there, and no event came twice.
@@ -332,16 +334,24 @@ async fn the_feed_keeps_the_newest_change_of_each_provision_also_of_a_restored_d
     };
     assert_eq!(count().await, (10, 4));
     let mut db = service.pool.acquire().await.unwrap();
-    feed::tidy(&mut db).await.unwrap();
-    assert_eq!(count().await, (4, 4));
-    let all = feed::after(&mut db, Position::BEGINNING, 10, STUCK_AFTER);
-    let all = all.await.unwrap();
-    assert_eq!((all.changed.len(), all.then), (3, Then::Nothing));
-    assert!(
-        all.end
+    // What a transaction that still runs could have to do with is left alone.
+    let deadline = Instant::now() + PATIENCE;
+    while count().await != (4, 4) {
+        assert!(Instant::now() < deadline);
+        feed::tidy(&mut db).await.unwrap();
+    }
+    let mut piece = Position::BEGINNING;
+    let mut changed = 0;
+    while changed < 3
+        || !piece
             .to_string()
             .ends_with(&of_another.simple().to_string())
-    );
+    {
+        assert!(Instant::now() < deadline);
+        let read = feed::after(&mut db, piece, 10, STUCK_AFTER).await.unwrap();
+        (piece, changed) = (read.end, changed + read.changed.len());
+    }
+    assert_eq!(changed, 3);
 }
 
 #[tokio::test]

@@ -451,7 +451,7 @@ async fn a_dry_look_writes_nothing() {
     let orphans = service.orphans().await;
     let vendors = service.vendors().await;
     let now = service.begin_sweep().await.started_at;
-    let findings = backstop::sweep::look(&service.pool, &vendors, None, now)
+    let findings = backstop::sweep::look(service.app.pool(), &vendors, None, now)
         .await
         .unwrap();
     assert_eq!(findings.orphans.len(), 3);

@@ -174,7 +174,7 @@ async fn a_server_costs_what_the_price_list_says_and_an_unknown_price_is_no_erro
     let vendors = service.vendors().await;
     for _ in 0..3 {
         let begun = service.begin_sweep().await;
-        backstop::sweep::sweep(&service.pool, &vendors, &begun, Mandate::Reopen)
+        backstop::sweep::sweep(service.app.pool(), &vendors, &begun, Mandate::Reopen)
             .await
             .unwrap();
     }

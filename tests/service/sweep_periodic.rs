@@ -5,6 +5,7 @@ use std::time::Duration;
 use backstop::domain::orphans::Mandate;
 use backstop::sim::{Fault, FaultKind, Sim, Vendor};
 use backstop::store;
+use backstop::store::notices::Subscriber;
 use backstop::store::sweeps::{self, Claimed, Findings};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -13,10 +14,10 @@ use crate::harness::{Options, PATIENCE, Service, TAG, labels, unswept_database};
 use crate::log;
 use crate::sweep::over;
 
-const EVERY: Duration = Duration::from_secs(600);
+pub const EVERY: Duration = Duration::from_secs(600);
 const LEASE: Duration = Duration::from_secs(300);
 
-fn every_ten_minutes() -> Options {
+pub fn every_ten_minutes() -> Options {
     Options {
         sweep_interval: EVERY,
         ..Options::default()
@@ -27,7 +28,7 @@ fn made(service: &Service) -> usize {
     log::count(&service.sim, Vendor::Hetzner, "GET", "/volumes")
 }
 
-async fn until_swept(service: &Service, times: usize) {
+pub async fn until_swept(service: &Service, times: usize) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
     loop {
         let ended: i64 =
@@ -71,7 +72,7 @@ async fn of_many_who_want_the_next_sweep_one_gets_it_and_the_rest_wait_for_its_e
             "update controller set clock_offset = clock_offset + make_interval(secs => $1)",
         )
         .bind(seconds)
-        .execute(&pool)
+        .execute(pool.unbounded())
         .await
         .unwrap();
     };
@@ -90,7 +91,7 @@ async fn of_many_who_want_the_next_sweep_one_gets_it_and_the_rest_wait_for_its_e
         match round {
             // It ends well, and the next one is due an interval after it was begun.
             0..10 => {
-                sweeps::finish(&mut db, &sweep, &Findings::default())
+                sweeps::finish(&mut db, &sweep, &Findings::default(), Subscriber::Nobody)
                     .await
                     .unwrap();
                 advance(599.0).await;
@@ -112,9 +113,14 @@ async fn of_many_who_want_the_next_sweep_one_gets_it_and_the_rest_wait_for_its_e
     advance(-365.0 * 86_400.0).await;
     assert!(matches!(claim().await, Claimed::Yes(_)));
     let mut db = pool.acquire().await.unwrap();
-    sweeps::finish(&mut db, &last.unwrap(), &Findings::default())
-        .await
-        .unwrap();
+    sweeps::finish(
+        &mut db,
+        &last.unwrap(),
+        &Findings::default(),
+        Subscriber::Nobody,
+    )
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
@@ -189,7 +195,7 @@ async fn a_sweep_that_is_cut_short_by_stopping_is_made_at_the_next_start() {
     loop {
         let ended: i64 =
             sqlx::query_scalar("select count(*) from sweeps where finished_at is not null")
-                .fetch_one(replica.pool())
+                .fetch_one(replica.pool().unbounded())
                 .await
                 .unwrap();
         // The one that `database` begins with, and this one: long before a lease ends.

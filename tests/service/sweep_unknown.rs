@@ -16,7 +16,7 @@ const LONG_ENOUGH: Duration = Duration::from_secs(2 * 3600);
 
 /// A server with all five labels of an attempt that nobody ever told us of.
 async fn stranger(service: &Service, id: Uuid, attempt: i32, run: &str) -> u64 {
-    let controller = controller_id(&service.pool).await.unwrap();
+    let controller = controller_id(service.app.pool()).await.unwrap();
     service.sim.add_server(
         &format!("agent-{}-a{attempt}", id.simple()),
         [

@@ -270,3 +270,110 @@ async fn a_proof_must_be_the_apps_and_of_this_moment() {
         .await;
     assert_eq!(answer.status, 401);
 }
+
+#[tokio::test]
+async fn a_run_goes_its_way_and_each_attempt_keeps_how_it_ended() {
+    let bench = Bench::start();
+    let id = bench.sim.start_run();
+    let path = format!("/repos/example/agents/actions/runs/{id}");
+    let stands = async |attempt: u32| {
+        let answer = bench
+            .github("GET", &format!("{path}/attempts/{attempt}"), None)
+            .await;
+        (
+            answer.body["status"].clone(),
+            answer.body["conclusion"].clone(),
+        )
+    };
+    assert_eq!(stands(1).await, (json!("in_progress"), Value::Null));
+    assert!(bench.sim.end_run(id, "timed_out"));
+    assert!(bench.sim.rerun(id));
+    assert_eq!(stands(1).await, (json!("completed"), json!("timed_out")));
+    assert_eq!(stands(2).await, (json!("queued"), Value::Null));
+    assert!(bench.sim.end_run(id, "success"));
+    assert_eq!(stands(1).await, (json!("completed"), json!("timed_out")));
+    let latest = bench.github("GET", &path, None).await;
+    assert_eq!(
+        (&latest.body["run_attempt"], &latest.body["conclusion"]),
+        (&json!(2), &json!("success"))
+    );
+    for attempt in ["0", "3", "-1", "x"] {
+        let answer = bench
+            .github("GET", &format!("{path}/attempts/{attempt}"), None)
+            .await;
+        assert_eq!(said(&answer), (404, "Not Found"), "{attempt}");
+    }
+    assert!(!bench.sim.end_run(id + 1, "success"));
+
+    let started = bench.control("POST", "/sim/runs", json!({})).await;
+    assert_eq!(started.status, 201);
+    let other = started.body["id"].as_u64().unwrap();
+    let ends = json!({"status": "completed", "conclusion": "cancelled"});
+    let changed = bench
+        .control("PUT", &format!("/sim/runs/{other}"), ends)
+        .await;
+    assert_eq!(changed.status, 204);
+    let attempts = &bench.sim.runs()[1].attempts;
+    assert_eq!(attempts[0].conclusion.as_deref(), Some("cancelled"));
+}
+
+#[tokio::test]
+async fn what_the_caller_has_already_is_not_said_again() {
+    let bench = Bench::start();
+    let id = bench.sim.start_run();
+    let url = format!(
+        "{}/repos/example/agents/actions/runs/{id}/attempts/1",
+        bench.sim.github_url()
+    );
+    let ask = async |etag: &str| {
+        let request = bench.http.get(&url).header("if-none-match", etag);
+        let token = bench.sim.options().github_token;
+        let answer = request.bearer_auth(token).send().await.unwrap();
+        let status = answer.status().as_u16();
+        let etag = answer.headers()["etag"].to_str().unwrap().to_owned();
+        (status, etag, answer.text().await.unwrap().is_empty())
+    };
+    let (status, etag, empty) = ask("W/\"0\"").await;
+    assert_eq!((status, empty), (200, false));
+    assert_eq!(ask(&etag).await, (304, etag.clone(), true));
+    assert!(bench.sim.end_run(id, "failure"));
+    let (status, other, empty) = ask(&etag).await;
+    assert_eq!((status, empty), (200, false));
+    assert_ne!(other, etag);
+}
+
+#[tokio::test]
+async fn webhooks_say_what_changed_and_are_signed() {
+    use aws_lc_rs::hmac;
+    let bench = Bench::start();
+    let id = bench.sim.start_run();
+    let begun = bench.sim.webhook_of_run(id, "a secret").unwrap();
+    assert!(bench.sim.end_run(id, "failure"));
+    let ended = bench.sim.webhook_of_run(id, "a secret").unwrap();
+    let job = bench.sim.webhook_of_job(id, "failure", "a secret").unwrap();
+    for (delivery, event, action) in [
+        (&begun, "workflow_run", "in_progress"),
+        (&ended, "workflow_run", "completed"),
+        (&job, "workflow_job", "completed"),
+    ] {
+        assert_eq!(delivery.event, event);
+        let body: Value = serde_json::from_str(&delivery.body).unwrap();
+        assert_eq!(body["action"], action);
+        assert_eq!(body["repository"]["full_name"], "example/agents");
+        let key = hmac::Key::new(hmac::HMAC_SHA256, b"a secret");
+        let tag = hmac::sign(&key, delivery.body.as_bytes());
+        let hex = |text, byte: &u8| format!("{text}{byte:02x}");
+        let digits = tag.as_ref().iter().fold(String::new(), hex);
+        assert_eq!(delivery.signature, format!("sha256={digits}"));
+    }
+    assert_ne!(begun.id, ended.id);
+    let body: Value = serde_json::from_str(&ended.body).unwrap();
+    let run = &body["workflow_run"];
+    assert_eq!(
+        (&run["id"], &run["run_attempt"], &run["conclusion"]),
+        (&json!(id), &json!(1), &json!("failure"))
+    );
+    let body: Value = serde_json::from_str(&job.body).unwrap();
+    assert_eq!(body["workflow_job"]["run_id"], id);
+    assert!(bench.sim.webhook_of_run(id + 1, "a secret").is_none());
+}

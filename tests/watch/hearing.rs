@@ -128,6 +128,18 @@ async fn sql_and_the_domain_agree_on_when_time_is_up() {
         .execute(&stopped.pool)
         .await
         .unwrap();
+        if round % 2 == 0 {
+            sqlx::query(
+                "insert into witness (provision_id, attempt, under_way_at)
+                 values ($1, $2, now() - $3::interval)",
+            )
+            .bind(id)
+            .bind(attempt)
+            .bind(ago(random.random_range(0..2000)))
+            .execute(&stopped.pool)
+            .await
+            .unwrap();
+        }
         if round % 10 == 0 {
             sqlx::query(
                 "update hearing set since = now() - $1::interval, last_pulse_at = now() + $2::interval",
@@ -149,7 +161,10 @@ async fn sql_and_the_domain_agree_on_when_time_is_up() {
             .unwrap();
         let seen = read(&mut db, said.provision).await.unwrap().unwrap();
         let since = seen.hearing.since_at(seen.now, &PATIENCE).unwrap();
-        let (at, _) = seen.provision.time_is_up_at(&PATIENCE, since).unwrap();
+        let (at, _) = seen
+            .provision
+            .time_is_up_at(&PATIENCE, since, seen.under_way_at)
+            .unwrap();
         let due_in = (at - seen.now).max(TimeDelta::zero()).to_std().unwrap();
         // Between the two reads some milliseconds went by.
         let apart = due_in.abs_diff(said.due_in);

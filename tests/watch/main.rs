@@ -13,3 +13,5 @@ mod races;
 mod sight;
 mod support;
 mod sweep;
+mod webhook;
+mod witness;

@@ -27,7 +27,7 @@ async fn a_heartbeat_between_the_decision_and_the_write_wins() {
     // As a watcher would have seen it that looked much later.
     let now = seen.now + secs(301);
     let since = seen.hearing.since.unwrap();
-    let overdue = seen.provision.overdue(now, &PATIENCE, since).unwrap();
+    let overdue = seen.provision.overdue(now, &PATIENCE, since, None).unwrap();
     let mut change = overdue.expect("it is silent");
     rollback_failed_provision(&mut change, &Resource::ALL);
 

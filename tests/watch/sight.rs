@@ -1,5 +1,6 @@
 //! A credential that shows none of the machines that should be running proves nothing gone.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use backstop::sim::{Fault, FaultKind, Sim, SimOptions, Vendor};
@@ -26,7 +27,7 @@ fn elsewhere() -> Sim {
 }
 
 /// Starts again with the credential of another world; the one that is ours.
-async fn with_the_wrong_credential(stopped: Stopped) -> (Service, Sim) {
+async fn with_the_wrong_credential(stopped: Stopped) -> (Service, Arc<Sim>) {
     let Stopped {
         sim,
         database,

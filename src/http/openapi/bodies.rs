@@ -77,6 +77,26 @@ pub(super) fn of(operation: &str) -> Option<Body> {
                        "may_exist": ["auth_key", "server", "device"]}),
             )
         }
+        "github_webhook" => Body {
+            name: "GitHubWebhook",
+            schema: json!({
+                "type": "object",
+                "description": "An event as GitHub sends it. What is read of workflow_run and \
+                                workflow_job is described; others are ignored.",
+                "properties": {
+                    "action": {"type": "string", "description": "Only `completed` counts."},
+                    "repository": {"type": "object"},
+                    "workflow_run": {"type": "object"},
+                    "workflow_job": {"type": "object"},
+                },
+            }),
+            example: json!({
+                "action": "completed",
+                "repository": {"id": 1_296_269, "full_name": "acme/agents"},
+                "workflow_run": {"id": RUN_ID, "run_attempt": 1, "status": "completed",
+                                 "conclusion": "cancelled"},
+            }),
+        },
         "create_provision" => Body {
             name: "NewProvision",
             schema: json!({
@@ -152,9 +172,11 @@ fn with_ids(field: Field) -> Vec<Field> {
     ]
 }
 
+/// Postgres does not take it.
+pub(super) const NO_NUL: &str = "^[^\\u0000]*$";
+
 fn name(description: &str) -> Value {
-    // No NUL: Postgres does not take it.
-    json!({"type": ["string", "null"], "maxLength": 255, "pattern": "^[^\\u0000]*$",
+    json!({"type": ["string", "null"], "maxLength": 255, "pattern": NO_NUL,
            "description": description})
 }
 
@@ -178,10 +200,10 @@ fn server_id() -> Value {
 }
 
 fn tailscale_id(description: &str) -> Value {
-    absent_or(
-        json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"}),
-        description,
-    )
+    // Older ones are all digits, which a script may take for a number.
+    let number = json!({"type": "integer"});
+    let string = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
+    any_of(&[number, string], description)
 }
 
 fn ip(description: &str) -> Value {
@@ -204,7 +226,7 @@ fn any_of(schemas: &[Value], description: &str) -> Value {
 
 /// The same where it must be there.
 fn required_of(mut schema: Value) -> Value {
-    if let Some(all) = schema["anyOf"].as_array_mut() {
+    if let Some(all) = schema.get_mut("anyOf").and_then(Value::as_array_mut) {
         all.retain(|one| one["type"] != "null" && one["maxLength"] != 0);
     } else {
         schema["type"] = json!("string");

@@ -56,6 +56,7 @@ pub(super) fn answer(operation: &str, status: &str) -> Option<Value> {
                 "since": AT, "hourly_cost": 0.006,
             }],
         }),
+        ("github_webhook", "200") => json!({"result": "recorded"}),
         ("livez", "200") => json!({"status": "live"}),
         ("readyz", "200") => json!({"status": "ready", "hold": null}),
         ("metrics", "200") => json!("backstop_provisions{status=\"running\"} 2\n"),

@@ -20,6 +20,8 @@ use super::problem::{Problem, ProblemBody};
 
 /// Calls of workflows, by signature.
 pub(super) const CALLBACKS: &str = "Callbacks";
+/// Calls of GitHub.
+pub(super) const GITHUB: &str = "GitHub";
 /// Calls of readers and operators.
 pub(super) const READ: &str = "Status";
 /// Calls of operators.
@@ -37,8 +39,10 @@ pub(super) const OPEN: &str = "Service";
     ),
     servers((url = "/")),
     tags(
-        (name = CALLBACKS, description = "From the workflow, signed. Sending the same again \
-                                          changes nothing and gets the same answer."),
+        (name = CALLBACKS, description = "From the workflow, proven by its job's token or signed. \
+                                          Sending the same again changes nothing and gets the \
+                                          same answer."),
+        (name = GITHUB, description = "From GitHub itself, signed."),
         (name = READ, description = "What dashboards read, with the read or the operator token."),
         (name = OPERATE, description = "What operators change, with the operator token."),
         (name = OPEN, description = "Open."),
@@ -117,8 +121,22 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
     let tag = operation["tags"][0].as_str().unwrap_or_default().to_owned();
     for (status, response) in operation["responses"].as_object_mut().into_iter().flatten() {
         response["headers"]["x-request-id"] = request_id();
-        for media in members(&mut response["content"]) {
+        for media in response.get_mut("content").into_iter().flat_map(members) {
             media["example"] = examples::answer(&id, status).unwrap_or_default();
+        }
+    }
+
+    let parameters = operation
+        .get_mut("parameters")
+        .and_then(Value::as_array_mut);
+    for parameter in parameters.into_iter().flatten() {
+        if parameter["in"] == "query" {
+            let mut schema = parameter["schema"].take();
+            if parameter["name"] == "agent_id" {
+                schema["pattern"] = json!(bodies::NO_NUL);
+            }
+            let empty = json!({"type": "string", "maxLength": 0, "description": "As if absent"});
+            parameter["schema"] = json!({"anyOf": [schema, empty]});
         }
     }
 
@@ -126,6 +144,7 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
     let mut problems = match &*tag {
         CALLBACKS => vec![("401", "Unauthenticated"), ("409", "Conflict")],
         READ => vec![("401", "Unauthenticated")],
+        GITHUB => vec![("401", "Unauthenticated"), ("404", "NotFound")],
         OPERATE => vec![("401", "Unauthenticated"), ("403", "Forbidden")],
         _ => vec![],
     };
@@ -151,7 +170,11 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
         operation["responses"][status] = json!({"$ref": format!("#/components/responses/{name}")});
     }
     operation["security"] = match &*tag {
-        CALLBACKS => json!([{"webhook_id": [], "webhook_timestamp": [], "webhook_signature": []}]),
+        CALLBACKS => json!([
+            {"actions_token": []},
+            {"webhook_id": [], "webhook_timestamp": [], "webhook_signature": []},
+        ]),
+        GITHUB => json!([{"github_signature": []}]),
         READ => json!([{"read_token": []}, {"operator_token": []}]),
         OPERATE => json!([{"operator_token": []}]),
         _ => json!([]),
@@ -247,6 +270,11 @@ fn security_schemes() -> Value {
     json!({
         "read_token": token("BACKSTOP_READ_TOKEN"),
         "operator_token": token("BACKSTOP_OPERATOR_TOKEN"),
+        "actions_token": token("The OIDC token that GitHub Actions issued to a job, for its run alone"),
+        "github_signature": header(
+            "x-hub-signature-256",
+            "`sha256=` and the HMAC of the body with BACKSTOP_GITHUB_WEBHOOK_SECRET, in hex",
+        ),
         "webhook_id": header("webhook-id", "Standard Webhooks: the message's id"),
         "webhook_timestamp": header(
             "webhook-timestamp",

@@ -21,15 +21,17 @@ mod timeline;
 mod vendors;
 
 use axum::Router;
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode};
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
 use super::session::{self, Role};
 use super::{Api, Problem};
 use crate::domain::budget::Reserve;
+use crate::store::in_time;
 use layout::Failure;
 
 /// What the page has to know beside what the API does.
@@ -57,6 +59,12 @@ pub(super) fn routes() -> Router<Api> {
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/assets/{name}", get(assets::show))
+        .layer(middleware::from_fn(answer_in_time))
+}
+
+/// Says so when the database leaves a page without an answer.
+async fn answer_in_time(request: Request, next: Next) -> Result<Response, Failure> {
+    in_time(async { Ok(next.run(request).await) }).await
 }
 
 /// The script asks with this header, and gets the part that changes without its frame.

@@ -1,10 +1,12 @@
-//! GitHub: starting a workflow. <https://docs.github.com/rest/actions/workflows>
+//! GitHub: starting a workflow, <https://docs.github.com/rest/actions/workflows>, and looking at its
+//! runs.
 //!
 //! A 4xx is a refusal, and nothing was started; what is none of that (but a 200 or a 204) may have
 //! started a run. Two kinds of 4xx are no refusals: 408, and whatever says that there were too many
 //! requests, which GitHub also answers as 403.
 
 mod credential;
+mod runs;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,9 +17,11 @@ use serde::{Deserialize, Serialize};
 
 use super::http::{Answer, Call, Http, between};
 use super::{SetupError, Timeouts, Vendor, VendorError};
+use crate::metrics::Metrics;
 use credential::Access;
 
 pub use credential::GitHubCredential;
+pub use runs::Look;
 
 /// The version whose shapes these are. <https://docs.github.com/rest/about-the-rest-api/api-versions>
 const VERSION: (&str, &str) = ("x-github-api-version", "2022-11-28");
@@ -131,6 +135,13 @@ impl GitHub {
         Ok(self)
     }
 
+    /// The same client, whose requests count in `metrics`.
+    #[must_use]
+    pub fn counted_in(mut self, metrics: &Metrics) -> Self {
+        self.http.count_in(metrics);
+        self
+    }
+
     /// Starts the workflow. `None`: it was started, and the server is too old to say which run it
     /// is. <https://docs.github.com/rest/actions/workflows#create-a-workflow-dispatch-event>
     ///
@@ -173,7 +184,11 @@ impl GitHub {
             inputs,
             return_run_details,
         };
-        let call = || versioned(self.http.post(&path)).json(&body);
+        self.send(|| versioned(self.http.post(&path)).json(&body))
+            .await
+    }
+
+    async fn send<'a>(&self, call: impl Fn() -> Call<'a>) -> Result<Answer, VendorError> {
         match &self.access {
             Access::Token(token) => call().bearer(token).send().await,
             Access::App(app) => app.send(&self.http, &self.workflow.repository, call).await,

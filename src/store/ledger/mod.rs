@@ -10,6 +10,7 @@
 mod claim;
 mod found;
 mod report;
+mod stuck;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -27,6 +28,7 @@ use crate::domain::step::{Proof, Resource, StepEvent};
 pub use claim::claim_due_steps;
 pub use found::{OfAttempt, mark_seen, not_pursued};
 pub use report::report;
+pub use stuck::flag_stuck;
 
 /// A step that this process holds until its lease ends.
 #[derive(Debug, Clone)]

@@ -11,6 +11,8 @@ use super::{ClaimedStep, Outcome, Reported, Subject};
 use crate::domain::fields::VendorId;
 use crate::domain::step::StepState;
 use crate::store::StoreError;
+use crate::store::notices::{self, Kind, Subscriber};
+use crate::store::views::{self, RollbackState};
 
 /// What the status API shows of a step that waits for that alone.
 const HELD_BACK: &str = "held back: the vendor's rate limit is down to what is left to others";
@@ -26,6 +28,7 @@ pub async fn report(
     step: &ClaimedStep,
     outcome: &Outcome,
     stuck_after: Duration,
+    subscriber: Subscriber,
 ) -> Result<Reported, StoreError> {
     let now = sqlx::query_scalar!(
         r#"select backstop_now() as "now!" from provisions where id = $1 for no key update"#,
@@ -57,10 +60,12 @@ pub async fn report(
     if let Some((kind, data)) = history(step, outcome) {
         add_event(db, of, kind, data).await?;
     }
+    let (mut reported, mut news) = (Reported::Yes, None);
     if stuck && !step.was_stuck {
         let data = json!({"resource": step.resource, "vendor_id": step.vendor_id(),
                           "error": outcome.error().or(step.last_error.as_deref())});
         add_event(db, of, "step.stuck", data).await?;
+        news = Some(Kind::RollbackStuck);
     }
     let sighted = match outcome {
         Outcome::Found(ids) => add_found(db, of, step.resource, ids, None, now).await?,
@@ -74,11 +79,19 @@ pub async fn report(
     if state.is_settled() {
         // It may be what another search of the same attempt was waiting for.
         wake_searches(db, of, Some(step.id), now).await?;
-        if let Some(took) = finish_rollback(db, step).await? {
-            return Ok(Reported::RollbackDone { took });
+        match finish_rollback(db, step).await? {
+            Finished::No => {}
+            Finished::First { took } => {
+                news = Some(Kind::RollbackSettled);
+                reported = Reported::RollbackDone { took };
+            }
+            Finished::Again => news = Some(Kind::RollbackSettled),
         }
     }
-    Ok(Reported::Yes)
+    if let (Some(news), Subscriber::Webhook) = (news, subscriber) {
+        add_notice(db, step, news, stuck_after).await?;
+    }
+    Ok(reported)
 }
 
 /// Gives a claimed step back untried. Harmless if it is no longer ours.
@@ -195,14 +208,26 @@ async fn settle(
     Ok(moved == 1)
 }
 
-/// Notes the end of the rollback if this was the attempt's last unsettled step; how long it took if
-/// it is the attempt's first.
+/// Whether an attempt's rollback is at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Finished {
+    No,
+    /// As never before.
+    First {
+        /// Since the end of the attempt was recorded.
+        took: Duration,
+    },
+    /// It had been reopened.
+    Again,
+}
+
+/// Notes the end of the rollback if this was the attempt's last unsettled step.
 async fn finish_rollback(
     db: &mut PgConnection,
     step: &ClaimedStep,
-) -> Result<Option<Duration>, StoreError> {
+) -> Result<Finished, StoreError> {
     // The outer part does not see what is inserted, only what was there before.
-    let took_ms = sqlx::query_scalar!(
+    let ended = sqlx::query!(
         r#"
         with done as (
             insert into events (provision_id, attempt, kind, data, at)
@@ -213,20 +238,44 @@ async fn finish_rollback(
             )
             returning at
         )
-        select (extract(epoch from done.at - a.rollback_started_at) * 1000)::bigint as "took_ms!"
+        select case when not exists (
+                   select from events e
+                   where e.provision_id = $1 and e.attempt = $2 and e.kind = 'rollback.done'
+               ) then (extract(epoch from done.at - a.rollback_started_at) * 1000)::bigint
+               end as took_ms
         from done, attempts a
-        where a.provision_id = $1 and a.number = $2 and a.rollback_started_at is not null
-          and not exists (
-              select from events e
-              where e.provision_id = $1 and e.attempt = $2 and e.kind = 'rollback.done'
-          )
+        where a.provision_id = $1 and a.number = $2
         "#,
         step.provision.as_uuid(),
         step.attempt.as_i32(),
     )
     .fetch_optional(db)
     .await?;
-    Ok(took_ms.map(|ms| Duration::from_millis(ms.max(0).unsigned_abs())))
+    Ok(match ended.map(|ended| ended.took_ms) {
+        None => Finished::No,
+        Some(Some(ms)) => Finished::First {
+            took: Duration::from_millis(ms.max(0).unsigned_abs()),
+        },
+        Some(None) => Finished::Again,
+    })
+}
+
+/// Has the operators' webhook told how the provision stands now. That its rollback has settled only
+/// once no other attempt's goes on.
+async fn add_notice(
+    db: &mut PgConnection,
+    step: &ClaimedStep,
+    news: Kind,
+    stuck_after: Duration,
+) -> Result<(), StoreError> {
+    let view = views::provision(db, step.provision, stuck_after).await?;
+    let state = view
+        .as_ref()
+        .and_then(|view| Some(view.rollback.as_ref()?.state));
+    if news == Kind::RollbackSettled && state != Some(RollbackState::Done) {
+        return Ok(());
+    }
+    notices::add(db, news, &view).await
 }
 
 /// What the history keeps of an outcome. A failure only when it is not the one before it, so that

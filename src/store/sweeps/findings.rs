@@ -1,6 +1,6 @@
 //! What a sweep found: written down when it ends, shown until one no longer sees it.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use uuid::Uuid;
 use super::Sweep;
 use crate::domain::orphans::{Action, Kind, Orphan, Sighting, Why};
 use crate::store::StoreError;
+use crate::store::notices::{self, Subscriber};
 
 /// What a sweep writes down when it ends.
 #[derive(Debug, Clone, Default)]
@@ -31,8 +32,8 @@ pub struct Findings {
     pub currency: Option<String>,
 }
 
-/// Ends a sweep: all that it found is listed, and what it no longer saw is not. The subjects of the
-/// orphans that no sweep saw before.
+/// Ends a sweep: all that it found is listed, and what it no longer saw is not. The orphans that no
+/// sweep saw before, by subject, of which `subscriber` is told.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written; then nothing was.
@@ -40,9 +41,14 @@ pub async fn finish(
     db: &mut PgConnection,
     sweep: &Sweep,
     findings: &Findings,
-) -> Result<BTreeSet<String>, StoreError> {
+    subscriber: Subscriber,
+) -> Result<BTreeMap<String, OrphanView>, StoreError> {
     let mut transaction = db.begin().await?;
     let new = list(&mut transaction, sweep, &findings.orphans).await?;
+    if subscriber == Subscriber::Webhook && !new.is_empty() {
+        let found = SweepView::new(sweep, findings, new.values().cloned());
+        notices::add(&mut transaction, notices::Kind::OrphansFound, &found).await?;
+    }
     let under_way: Vec<String> = findings.under_way.iter().map(Sighting::subject).collect();
     sqlx::query!(
         "update orphans
@@ -70,7 +76,7 @@ pub async fn finish(
          where id = $1",
         sweep.id,
         json!(findings.errors),
-        i32::try_from(findings.not_ours).unwrap_or(i32::MAX),
+        count(findings.not_ours),
         findings.currency,
     )
     .execute(&mut *transaction)
@@ -92,7 +98,7 @@ async fn list(
     db: &mut PgConnection,
     sweep: &Sweep,
     orphans: &[Orphan],
-) -> Result<BTreeSet<String>, StoreError> {
+) -> Result<BTreeMap<String, OrphanView>, StoreError> {
     let rows: Vec<_> = orphans
         .iter()
         .map(|orphan| {
@@ -130,7 +136,8 @@ async fn list(
             hourly_cost = coalesce(excluded.hourly_cost, o.hourly_cost),
             last_seen_at = greatest(o.last_seen_at, excluded.last_seen_at),
             sweep_id = excluded.sweep_id
-        returning o.subject, o.first_seen_at = $2 as "new!"
+        returning o.subject, o.first_seen_at = $2 as "new!",
+                  to_jsonb(o) as "orphan!: Json<OrphanView>"
         "#,
         json!(rows),
         sweep.started_at,
@@ -141,7 +148,7 @@ async fn list(
     Ok(listed
         .into_iter()
         .filter(|row| row.new)
-        .map(|row| row.subject)
+        .map(|row| (row.subject, row.orphan.0))
         .collect())
 }
 
@@ -163,6 +170,26 @@ pub struct SweepView {
     pub not_ours: i32,
     /// What should not be there, the oldest first.
     pub orphans: Vec<OrphanView>,
+}
+
+impl SweepView {
+    /// What one sweep found, and of its orphans only these.
+    fn new(sweep: &Sweep, findings: &Findings, orphans: impl Iterator<Item = OrphanView>) -> Self {
+        let orphans: Vec<_> = orphans.collect();
+        let costs = || orphans.iter().filter_map(|orphan| orphan.hourly_cost);
+        Self {
+            swept_at: Some(sweep.started_at),
+            complete: findings.errors.is_empty(),
+            errors: findings.errors.clone(),
+            currency: findings
+                .currency
+                .clone()
+                .filter(|_| costs().next().is_some()),
+            hourly_cost: costs().sum(),
+            not_ours: count(findings.not_ours),
+            orphans,
+        }
+    }
 }
 
 /// An orphan as dashboards see it.
@@ -236,4 +263,8 @@ pub async fn latest(db: &mut PgConnection) -> Result<SweepView, StoreError> {
         not_ours: row.not_ours.unwrap_or_default(),
         orphans: row.orphans.map(|orphans| orphans.0).unwrap_or_default(),
     })
+}
+
+fn count(things: usize) -> i32 {
+    i32::try_from(things).unwrap_or(i32::MAX)
 }

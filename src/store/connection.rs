@@ -1,0 +1,191 @@
+//! Connections to the database, and the bounds of every wait for it.
+//!
+//! A database that goes away may say so, by a reset or a refusal, or say nothing: its host lost
+//! power, it moved behind the same address, a firewall forgot us. Then nothing breaks and nothing
+//! answers, and sqlx 0.9 has neither keep-alive nor time-out. So each wait is bounded on our side:
+//! [`in_time`] bounds what is done with a connection, [`Pool`] how it is lent and comes back.
+//!
+//! The server has bounds of its own, so that it does not go on for nobody, and so that a process
+//! that froze in mid-transaction does not hold locks. They are set after connecting and not in the
+//! start-up packet, which PgBouncer would refuse; nothing here rests on them.
+
+use std::io;
+use std::ops::{Deref, DerefMut};
+use std::time::Duration;
+
+use sqlx::migrate::MigrateError;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
+use sqlx::{ConnectOptions, Connection};
+
+use super::{MIGRATIONS, StoreError};
+
+/// How long a caller may be kept waiting by the database, from asking for a connection to the last
+/// answer. Far less than a workflow waits for us.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a connection may be waited for: one that is lent, or a new one.
+const ACQUIRE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long an idle connection may take to show that it is alive. Leaves time for a new one.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
+/// How long a connection that comes back may take to be clean.
+const RETURN_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the server is told about each connection. One that takes no writes (a standby that an
+/// address leads to before it is promoted) is refused, for it may not know what we have
+/// acknowledged, and an answer that rests on that could end a workflow.
+const AFTER_CONNECT: &str = "
+    set statement_timeout = '10s';
+    set lock_timeout = '5s';
+    set idle_in_transaction_session_timeout = '10s';
+    do $$ begin
+        if current_setting('transaction_read_only')::boolean then
+            raise read_only_sql_transaction using message = 'this server takes no writes';
+        end if;
+    end $$";
+
+/// The pool. It hides sqlx's, whose connections come back without a bound: one that is silent then
+/// would keep its place until the system gives it up, a quarter of an hour later.
+#[derive(Debug, Clone)]
+pub struct Pool(PgPool);
+
+/// A connection that is lent until it is dropped.
+#[derive(Debug)]
+pub struct Lent(PoolConnection<Postgres>);
+
+impl Pool {
+    /// Lends a connection that has just answered, within seconds.
+    ///
+    /// # Errors
+    /// When there is none to be had.
+    pub async fn acquire(&self) -> Result<Lent, sqlx::Error> {
+        self.0.acquire().await.map(Lent)
+    }
+
+    /// Closes it, as soon as what is lent is back.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+
+    /// sqlx's own, for who does not serve callers.
+    #[must_use]
+    pub fn unbounded(&self) -> &PgPool {
+        &self.0
+    }
+}
+
+impl Deref for Lent {
+    type Target = PgConnection;
+
+    fn deref(&self) -> &PgConnection {
+        &self.0
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut PgConnection {
+        &mut self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        // What sqlx does when its own is dropped, which then finds nothing more to do. Its documents
+        // hide it, but no hook that they show bounds all of it: after the last one it asks once more
+        // whether the connection is alive, without an end.
+        let back = self.0.return_to_pool();
+        tokio::spawn(tokio::time::timeout(RETURN_PATIENCE, back));
+    }
+}
+
+/// Opens a pool of at most `connections`.
+///
+/// # Errors
+/// [`StoreError::Away`] if the first connection cannot be made.
+pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool, StoreError> {
+    // PgBouncer does not take that parameter unless it is told to, and what the server does by itself
+    // loses no digit either.
+    let options = options
+        .application_name("backstop")
+        .extra_float_digits(None);
+    let opened = PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_PATIENCE)
+        .after_connect(|connection, _| Box::pin(set_up(connection)))
+        // Instead of sqlx's own test, which is the same without an end.
+        .test_before_acquire(false)
+        .before_acquire(|connection, _| Box::pin(async move { Ok(is_alive(connection).await) }))
+        // A `begin` that is dropped after it was sent (its caller hung up, or crashed) leaves its
+        // transaction open, and sqlx 0.9 does not know of it: whoever got the connection next would
+        // have written into it and been told that it is done. `begin` first, because a `rollback`
+        // of nothing is a warning in the server's log each time.
+        .after_release(|connection, _| {
+            Box::pin(async move {
+                sqlx::raw_sql("begin; rollback").execute(connection).await?;
+                Ok(true)
+            })
+        })
+        .connect_with(options.clone())
+        .await;
+    match opened {
+        Ok(pool) => Ok(Pool(pool)),
+        // It tried again and again; what it met each time only a connection of its own tells.
+        Err(sqlx::Error::PoolTimedOut) => {
+            let alone = async { set_up(&mut options.connect().await?).await };
+            let cause = answered(ACQUIRE_PATIENCE, alone).await.err();
+            Err(StoreError::Away(cause.unwrap_or(sqlx::Error::PoolTimedOut)))
+        }
+        Err(cause) => Err(StoreError::Away(cause)),
+    }
+}
+
+async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AFTER_CONNECT).execute(connection).await?;
+    Ok(())
+}
+
+/// Applies the migrations that are missing. Safe to run from several processes at once.
+///
+/// # Errors
+/// What the migrator says: a migration that fails, or one that was applied and has been edited.
+pub async fn migrate(pool: &Pool) -> Result<(), MigrateError> {
+    // A connection of its own: a migration, or another process's, may take longer than the pool
+    // lets a statement take.
+    let options = pool.0.connect_options();
+    let mut connection = answered(ACQUIRE_PATIENCE, options.connect()).await?;
+    MIGRATIONS.run(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// Bounds what is done with the database, acquiring a connection included. What is dropped in
+/// mid-flight may have been done all the same; its connection is not used again unless it answers.
+///
+/// # Errors
+/// [`StoreError::Away`] when time is up; else the work's own.
+pub async fn in_time<T, E: From<StoreError>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, E> {
+    tokio::time::timeout(PATIENCE, work)
+        .await
+        .unwrap_or_else(|_| Err(StoreError::from(no_answer(PATIENCE)).into()))
+}
+
+/// The same for a single exchange.
+pub(super) async fn answered<T>(
+    patience: Duration,
+    exchange: impl Future<Output = Result<T, sqlx::Error>>,
+) -> Result<T, sqlx::Error> {
+    tokio::time::timeout(patience, exchange)
+        .await
+        .unwrap_or_else(|_| Err(no_answer(patience)))
+}
+
+/// Whether the other end answers, soon.
+pub(super) async fn is_alive(connection: &mut PgConnection) -> bool {
+    answered(PING_PATIENCE, connection.ping()).await.is_ok()
+}
+
+fn no_answer(patience: Duration) -> sqlx::Error {
+    let sentence = format!("no answer within {} s", patience.as_secs());
+    sqlx::Error::Io(io::Error::new(io::ErrorKind::TimedOut, sentence))
+}
