@@ -94,6 +94,7 @@ fn line(event: &EventView) -> Line {
         Some(("callback", kind)) => said(kind, data),
         Some(("dispatch", kind)) => dispatched(kind, data),
         Some(("step", kind)) => stepped(kind, data),
+        Some(("github", kind)) => testified(kind, data),
         Some(("sweep", _)) => (
             Who::Sweep,
             Tone::Undoing,
@@ -157,6 +158,26 @@ fn dispatched(kind: &str, data: &Value) -> (Who, Tone, String) {
         _ => (
             Tone::Undoing,
             format!("Was asked to start the workflow: {error}; asked again."),
+        ),
+    };
+    (Who::Vendor("GitHub"), tone, what)
+}
+
+/// What GitHub says of a run's end.
+fn testified(kind: &str, data: &Value) -> (Who, Tone, String) {
+    let conclusion = data["conclusion"].as_str().unwrap_or("end");
+    let ended = format!(
+        "Says that run {} ended in {}",
+        run(data),
+        conclusion.replace('_', " ")
+    );
+    let (tone, what) = match kind {
+        "run_failed" => (Tone::Bad, format!("{ended}: this attempt is over.")),
+        _ => (
+            Tone::Undoing,
+            format!(
+                "{ended}, and no success was heard from it. Nothing is done until the deadline."
+            ),
         ),
     };
     (Who::Vendor("GitHub"), tone, what)
