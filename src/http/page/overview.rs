@@ -196,7 +196,7 @@ impl Board {
                     h1 { (head) }
                     p {
                         @if in_hand.stuck > 0 {
-                            "Each is still retried. "
+                            @if in_hand.stuck == 1 { "It is still retried. " } @else { "Each is still retried. " }
                             @if in_hand.pending > 0 { (number(in_hand.pending)) " more being undone. " }
                         } @else if in_hand.pending > 0 {
                             "It goes on by itself. "
