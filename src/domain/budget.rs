@@ -19,9 +19,11 @@ use uuid::Uuid;
 
 /// How often one delete is allowed whatever is left.
 pub const EXCEPTION_EVERY: Duration = Duration::from_secs(10);
-/// A permit that nobody reports back on counts as used up after this. Its holder must be done by
-/// then.
+/// The holder of a permit must be done after this.
 pub const PERMIT_LASTS: Duration = Duration::from_secs(120);
+/// A permit that nobody reports back on counts as used up after this. Longer than it lasts: an answer
+/// that another holder reports only now may be older than what this one sent last.
+const HELD_BACK_FOR: Duration = Duration::from_secs(2 * PERMIT_LASTS.as_secs());
 /// Nobody is asked to come back sooner: what is back by then is hardly worth a list.
 const SOONEST: Duration = Duration::from_secs(1);
 /// A sweep is asked to come back after this at the latest.
@@ -174,7 +176,7 @@ impl RateBudget {
         self.permits.push(OpenPermit {
             id,
             requests: grant.counts,
-            lapses_at: now + PERMIT_LASTS,
+            lapses_at: now + HELD_BACK_FOR,
         });
         if grant.is_exception {
             self.last_exception_at = Some(now);
@@ -182,11 +184,16 @@ impl RateBudget {
     }
 
     /// The holder of a permit is done. What it sent is in what the vendor has `told` since, if it
-    /// told anything; else `sent` requests count as sent.
+    /// told anything; else `sent` requests count as sent. From a holder that was not done in time an
+    /// answer is too old to be believed, and once the permit has lapsed it is in the books already.
     pub fn settle(&mut self, id: Uuid, sent: u64, told: Option<Told>, now: DateTime<Utc>) {
         self.lapse(now);
-        self.permits.retain(|permit| permit.id != id);
-        if let Some(told) = told {
+        let Some(at) = self.permits.iter().position(|permit| permit.id == id) else {
+            return;
+        };
+        let permit = self.permits.swap_remove(at);
+        let in_time = now <= permit.lapses_at - (HELD_BACK_FOR - PERMIT_LASTS);
+        if let Some(told) = told.filter(|_| in_time) {
             self.hear(told);
         } else if let Some(known) = &mut self.told {
             known.spend(sent, now);
