@@ -184,19 +184,23 @@ impl RateBudget {
     }
 
     /// The holder of a permit is done. What it sent is in what the vendor has `told` since, if it
-    /// told anything; else `sent` requests count as sent. From a holder that was not done in time an
-    /// answer is too old to be believed, and once the permit has lapsed it is in the books already.
+    /// told anything; else `sent` requests are held back until the permit lapses: an older answer
+    /// that somebody else reports meanwhile knows nothing of them. From a holder that was not done in
+    /// time an answer is too old to be believed.
     pub fn settle(&mut self, id: Uuid, sent: u64, told: Option<Told>, now: DateTime<Utc>) {
         self.lapse(now);
         let Some(at) = self.permits.iter().position(|permit| permit.id == id) else {
             return;
         };
-        let permit = self.permits.swap_remove(at);
+        let permit = &mut self.permits[at];
         let in_time = now <= permit.lapses_at - (HELD_BACK_FOR - PERMIT_LASTS);
-        if let Some(told) = told.filter(|_| in_time) {
+        let told = told.filter(|_| in_time);
+        permit.requests = sent;
+        if told.is_some() || self.told.is_none() || sent == 0 {
+            self.permits.swap_remove(at);
+        }
+        if let Some(told) = told {
             self.hear(told);
-        } else if let Some(known) = &mut self.told {
-            known.spend(sent, now);
         }
     }
 
