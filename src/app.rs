@@ -222,6 +222,7 @@ impl App {
             managed,
             provision_timeout: config.provision_timeout,
             stuck_after,
+            page: config.page,
             metrics,
             counted: Arc::default(),
             stop: intake.clone(),

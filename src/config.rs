@@ -21,6 +21,7 @@ use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
 use crate::http::github::Webhooks;
+use crate::http::page;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::providers::{GitHub, Hetzner, Tailscale, Webhook};
@@ -225,6 +226,8 @@ pub struct Config {
     pub github: Option<GitHub>,
     /// Settles which webhooks are GitHub's. `None`: none are taken.
     pub webhooks: Option<Webhooks>,
+    /// What the page has to know besides.
+    pub page: page::Settings,
     /// Settles who sends a callback.
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
@@ -295,6 +298,11 @@ impl Settings {
     pub fn check(self) -> Result<Config, ConfigError> {
         let error = |text: &str| ConfigError(text.to_owned());
         let (hetzner, tailscale) = self.vendors.check()?;
+        let page = page::Settings {
+            public_url: self.public_url()?,
+            runs_url: self.github.runs_url(),
+            reserve: self.rate_reserve,
+        };
         let github = self.github.check()?;
         let webhook = self.webhook()?;
         let webhooks = self.github.check_webhooks()?;
@@ -350,6 +358,7 @@ impl Settings {
             tailscale,
             github,
             webhooks,
+            page,
             proof,
             tokens,
             origins: self.origins()?,

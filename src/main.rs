@@ -140,7 +140,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             println!("listening on http://{}", started.address());
             started.run_until(told_to_stop).await?;
         }
-        Command::Demo(settings) => return backstop::demo::run(settings, told_to_stop()?).await,
+        Command::Demo(settings) => {
+            // A whole configuration is too much to carry about.
+            return Box::pin(backstop::demo::run(settings, told_to_stop()?)).await;
+        }
         Command::Sim { listen } => sim::run(listen, SimOptions::default()).await?,
         Command::Sweep {
             dry_run: _,

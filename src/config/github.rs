@@ -116,6 +116,18 @@ impl GitHubSettings {
             .map_err(|e| ConfigError(e.to_string()))
     }
 
+    /// Where people see the repository's runs: beside the API, as GitHub has it and as its own servers
+    /// have it.
+    pub(super) fn runs_url(&self) -> Option<String> {
+        let repository =
+            given_text(self.github_repository.as_deref()).filter(|it| it.contains('/'))?;
+        let site = match self.github_api_url.trim_end_matches('/') {
+            "https://api.github.com" => "https://github.com",
+            api => api.strip_suffix("/api/v3")?,
+        };
+        Some(format!("{site}/{repository}/actions/runs"))
+    }
+
     /// Checks who may send webhooks. `None`: nobody.
     pub(super) fn check_webhooks(&self) -> Result<Option<Webhooks>, ConfigError> {
         let Some(secret) = given(self.github_webhook_secret.as_ref()) else {

@@ -28,6 +28,7 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::page;
 use crate::http::proof::ProofOfCaller;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -37,7 +38,7 @@ use crate::rollback::worker;
 use crate::sim::{Sim, SimOptions};
 use crate::sweep::periodic;
 use crate::watch;
-use script::{Ending, SCRIPT};
+use script::{Ending, PROTECTED, SCRIPT};
 use workflow::Stage;
 
 /// What `demo` takes.
@@ -97,7 +98,8 @@ pub async fn run(settings: Settings, stop: impl Future<Output = ()>) -> anyhow::
     );
     let app = App::start(config(&settings, &postgres, &sim)?, Durability::Disposable).await?;
     println!("  backstop on http://{}", app.address());
-    println!("  look: curl -H 'Authorization: Bearer {OPERATOR_TOKEN}' \\");
+    println!("  look: open that in a browser and sign in with the token {OPERATOR_TOKEN}, or");
+    println!("        curl -H 'Authorization: Bearer {OPERATOR_TOKEN}' \\");
     println!(
         "          'http://{}/v1/provisions?limit=5'\n",
         app.address()
@@ -148,6 +150,7 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         // The workflows here are played, not dispatched.
         github: None,
         webhooks: None,
+        page: page::Settings::default(),
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
         tokens: Tokens {
             read: None,
@@ -280,10 +283,10 @@ async fn stream(stage: &Arc<Stage>) {
     let mut playing = JoinSet::new();
     for number in 1u32.. {
         while playing.try_join_next().is_some() {}
-        let index = rand::rng().random_range(0..SCRIPT.len());
+        let index = rand::rng().random_range(0..=SCRIPT.len());
         let stage = stage.clone();
         playing.spawn(async move {
-            let scene = &SCRIPT[index];
+            let scene = SCRIPT.get(index).unwrap_or(&PROTECTED);
             let name = format!("{}-{number}", scene.name);
             match scene.play(&stage, name.clone()).await {
                 Ok(Ending {

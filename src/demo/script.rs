@@ -10,6 +10,9 @@ use uuid::Uuid;
 use super::fresh_id;
 use super::workflow::{Made, Stage};
 
+/// How long a provision needs somebody before somebody comes.
+const PERSON_TAKES: Duration = Duration::from_secs(30);
+
 /// One example.
 pub(super) struct Scene {
     pub name: &'static str,
@@ -23,7 +26,14 @@ enum Plot {
     LosesItsOutputs,
     IsLocked,
     IsRerun,
+    IsProtected,
 }
+
+/// Needs a person, who takes their time: not for a demo that is to end.
+pub(super) const PROTECTED: Scene = Scene {
+    name: "protected",
+    plot: Plot::IsProtected,
+};
 
 pub(super) const SCRIPT: [Scene; 6] = [
     Scene {
@@ -104,6 +114,16 @@ impl Scene {
                 run.fail("runner", "the runner was lost", &Made::default())
                     .await?;
                 "server, device, key; no ids"
+            }
+            Plot::IsProtected => {
+                if let Some(server) = made.server {
+                    stage.sim.protect_server(server);
+                    run.fail("configure", "ansible: task failed", &made).await?;
+                    sleep(PERSON_TAKES).await;
+                    stage.sim.unprotect_server(server);
+                    run.say("somebody switched its delete protection off");
+                }
+                "protected server, device, key"
             }
             Plot::IsLocked => {
                 if let Some(server) = made.server {

@@ -4,10 +4,12 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use sqlx::PgConnection;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::{Api, Problem, openapi};
+use crate::store::board::{self, HOURS, Hour};
 use crate::store::gauges::{self, Totals};
 use crate::store::{StoreError, budgets, in_time};
 
@@ -15,9 +17,53 @@ use crate::store::{StoreError, budgets, in_time};
 /// and the number of readers, a fiftieth of one connection's time goes into it.
 const KEPT_FOR: u32 = 50;
 
-/// The totals as last counted, and until when they will do.
+/// What was counted last.
 #[derive(Debug, Default)]
-pub struct Counted(Mutex<Option<(Totals, Instant)>>);
+pub struct Counted {
+    totals: Mutex<Kept<Totals>>,
+    day: Mutex<Kept<[Hour; HOURS]>>,
+}
+
+/// A count, and until when it will do.
+type Kept<T> = Option<(T, Instant)>;
+
+impl Counted {
+    /// The totals, for the page.
+    pub(super) async fn totals(&self, db: &mut PgConnection) -> Result<Totals, StoreError> {
+        let mut kept = self.totals.lock().await;
+        if let Some(totals) = still_good(kept.as_ref()) {
+            return Ok(totals.clone());
+        }
+        let began = Instant::now();
+        let totals = gauges::totals(db).await?;
+        *kept = Some((totals.clone(), until(began)));
+        Ok(totals)
+    }
+
+    /// The last 24 hours, for the page.
+    pub(super) async fn last_day(
+        &self,
+        db: &mut PgConnection,
+    ) -> Result<[Hour; HOURS], StoreError> {
+        let mut kept = self.day.lock().await;
+        if let Some(day) = still_good(kept.as_ref()) {
+            return Ok(*day);
+        }
+        let began = Instant::now();
+        let day = board::last_day(db).await?;
+        *kept = Some((day, until(began)));
+        Ok(day)
+    }
+}
+
+fn still_good<T>(kept: Option<&(T, Instant)>) -> Option<&T> {
+    let (count, until) = kept?;
+    (Instant::now() < *until).then_some(count)
+}
+
+fn until(began: Instant) -> Instant {
+    Instant::now() + began.elapsed() * KEPT_FOR
+}
 
 /// Shows the metrics, for Prometheus
 ///
@@ -45,15 +91,12 @@ pub(super) async fn show(State(api): State<Api>, headers: HeaderMap) -> Result<R
 
 async fn with_database(api: &Api) -> Result<String, StoreError> {
     // Held to the end: many readers count once, and none sees half of what another sets.
-    let mut counted = api.counted.0.lock().await;
+    let mut counted = api.counted.totals.lock().await;
     let mut db = api.pool.acquire().await?;
-    if counted
-        .as_ref()
-        .is_none_or(|(_, until)| *until <= Instant::now())
-    {
+    if still_good(counted.as_ref()).is_none() {
         let began = Instant::now();
         let totals = gauges::totals(&mut db).await?;
-        *counted = Some((totals, Instant::now() + began.elapsed() * KEPT_FOR));
+        *counted = Some((totals, until(began)));
     }
     let backlog = gauges::backlog(&mut db).await?;
     let remaining = budgets::remaining(&mut db).await?;

@@ -4,6 +4,7 @@
 //!   sends.
 //! - [`openapi`]: says all this for programs; [`docs`]: for people. [`answers`]: what is answered.
 //! - [`body`]: parses what others wrote; [`problem`]: says what was wrong with it.
+//! - [`page`]: all of it for people. [`session`]: who is signed in there.
 //! - [`etag`]: what a client has already. [`cors`]: which pages may call.
 //! - [`callbacks`], [`provisions`], [`orphans`], [`health`], [`metrics`]: the calls.
 //! - [`stream`]: tells readers what changes. [`feed`]: follows it, once for all of them.
@@ -22,9 +23,11 @@ mod health;
 pub mod metrics;
 pub mod openapi;
 mod orphans;
+pub mod page;
 mod problem;
 pub mod proof;
 mod provisions;
+mod session;
 mod stream;
 pub mod tokens;
 
@@ -87,6 +90,8 @@ pub struct Api {
     pub provision_timeout: Duration,
     /// Unsettled for this long: stuck.
     pub stuck_after: Duration,
+    /// What the page has to know besides.
+    pub page: page::Settings,
     /// What is counted and measured.
     pub metrics: Metrics,
     /// What was counted for it in the database.
@@ -130,6 +135,7 @@ pub fn router(api: Api) -> Router {
         .route("/docs", get(docs::enter))
         .route("/docs/", get(docs::index))
         .route("/docs/{file}", get(docs::file))
+        .merge(page::routes())
         .with_state(api)
         .layer(CatchPanicLayer::new());
     match cors {

@@ -78,6 +78,15 @@ impl Problem {
         )
     }
 
+    /// A form that did not come from a page of ours.
+    pub(super) fn cross_site() -> Self {
+        Self::new(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            "this did not come from a page of ours, so nothing was done",
+        )
+    }
+
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
@@ -153,6 +162,16 @@ impl Problem {
         self.code
     }
 
+    /// The HTTP status.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What the caller can do.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// As it is sent.
     pub(super) fn body(&self, request_id: &str) -> ProblemBody {
         ProblemBody {
@@ -178,7 +197,7 @@ impl Problem {
         }
     }
 
-    fn title(&self) -> &'static str {
+    pub(super) fn title(&self) -> &'static str {
         match self.code {
             "invalid_body" => "The body is not what this call takes",
             "invalid_parameter" => "A parameter is not what this call takes",
@@ -255,10 +274,14 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes the body of an error. Answers that are none pass.
+/// Writes the body of an error. Answers that are none pass, and so do pages.
 pub(super) fn render(response: Response, request_id: &HeaderValue) -> Response {
     let status = response.status();
-    if !(status.is_client_error() || status.is_server_error()) {
+    let is_page = response
+        .headers()
+        .get(CONTENT_TYPE)
+        .is_some_and(|it| it.as_bytes().starts_with(b"text/html"));
+    if is_page || !(status.is_client_error() || status.is_server_error()) {
         return response;
     }
     let (mut parts, _) = response.into_parts();

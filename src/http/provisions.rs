@@ -220,18 +220,7 @@ pub(super) async fn destroy(
     api.tokens.require_operator(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    loop {
-        let (provision, now) = read(&mut db, id).await?;
-        let provision = provision.ok_or_else(unknown_id)?;
-        let Some(mut change) = provision.destroy(now).map_err(StoreError::from)? else {
-            break;
-        };
-        rollback_failed_provision(&mut change, api.managed);
-        if write(&mut db, &change).await? == Written::Yes {
-            api.changes.announce(id);
-            break;
-        }
-    }
+    destroy_now(&api, &mut db, id).await?;
     let view = view(&api, &mut db, id).await?;
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
@@ -250,12 +239,42 @@ pub(super) async fn retry(
     api.tokens.require_operator(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    if retry_rollback(&mut db, id, api.managed).await? == Retried::UnknownId {
+    retry_now(&api, &mut db, id).await?;
+    let view = view(&api, &mut db, id).await?;
+    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+}
+
+/// Destroys a provision. One that is destroyed already stays as it is.
+pub(super) async fn destroy_now(
+    api: &Api,
+    db: &mut sqlx::PgConnection,
+    id: ProvisionId,
+) -> Result<(), Problem> {
+    loop {
+        let (provision, now) = read(db, id).await?;
+        let provision = provision.ok_or_else(unknown_id)?;
+        let Some(mut change) = provision.destroy(now).map_err(StoreError::from)? else {
+            return Ok(());
+        };
+        rollback_failed_provision(&mut change, api.managed);
+        if write(db, &change).await? == Written::Yes {
+            api.changes.announce(id);
+            return Ok(());
+        }
+    }
+}
+
+/// Makes whatever is unsettled of a provision due now.
+pub(super) async fn retry_now(
+    api: &Api,
+    db: &mut sqlx::PgConnection,
+    id: ProvisionId,
+) -> Result<(), Problem> {
+    if retry_rollback(db, id, api.managed).await? == Retried::UnknownId {
         return Err(unknown_id());
     }
     api.changes.announce(id);
-    let view = view(&api, &mut db, id).await?;
-    Ok((StatusCode::ACCEPTED, Json(view)).into_response())
+    Ok(())
 }
 
 async fn view(
@@ -283,7 +302,7 @@ pub(super) fn parse_id(text: &str) -> Result<ProvisionId, Problem> {
         .map_err(|_| Problem::invalid_parameter("a provision's id is a UUID"))
 }
 
-fn encode_cursor(last: &ProvisionView) -> String {
+pub(super) fn encode_cursor(last: &ProvisionView) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(format!(
         "{}.{}",
         last.created_at.timestamp_micros(),
@@ -291,7 +310,7 @@ fn encode_cursor(last: &ProvisionView) -> String {
     ))
 }
 
-fn decode_cursor(cursor: &str) -> Option<Position> {
+pub(super) fn decode_cursor(cursor: &str) -> Option<Position> {
     let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
     let (micros, id) = text.split_once('.')?;
     Some(Position {

@@ -6,6 +6,7 @@ use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
 use super::Problem;
+use super::session::{self, Role};
 
 /// The tokens that read, and that may also change things.
 #[derive(Debug)]
@@ -17,8 +18,22 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Lets readers and operators pass.
+    /// Whose token this is. `None`: nobody's.
+    pub(super) fn role_of(&self, given: &[u8]) -> Option<Role> {
+        let reads = matches(self.read.as_ref(), given);
+        let operates = matches(self.operator.as_ref(), given);
+        match (operates, reads) {
+            (true, _) => Some(Role::Operator),
+            (false, true) => Some(Role::Reader),
+            (false, false) => None,
+        }
+    }
+
+    /// Lets readers and operators pass, and whoever is signed in to the page.
     pub(super) fn require_reader(&self, headers: &HeaderMap) -> Result<(), Problem> {
+        if !headers.contains_key(AUTHORIZATION) && session::role(self, headers).is_some() {
+            return Ok(());
+        }
         let token = bearer(headers).ok_or_else(unknown)?;
         if matches(self.read.as_ref(), token) | matches(self.operator.as_ref(), token) {
             Ok(())
@@ -27,7 +42,7 @@ impl Tokens {
         }
     }
 
-    /// Lets operators pass.
+    /// Lets operators pass. A session of the page changes nothing here: the page has forms for that.
     pub(super) fn require_operator(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let token = bearer(headers).ok_or_else(unknown)?;
         if matches(self.operator.as_ref(), token) {

@@ -8,6 +8,8 @@
 //! - [`sweeps`]: what the vendors' lists are judged by, and what they showed.
 //! - [`running`]: the machines that a credential must show us before an absence counts.
 //! - [`views`]: what the status API shows. [`feed`]: what changed of it.
+//! - [`board`], [`search`], [`attempts`]: what the page shows of everything at once, finds, and shows
+//!   of one provision besides.
 //! - [`gauges`]: numbers about all of it, for metrics.
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`notices`]: what the operators' webhook is to be told.
@@ -17,6 +19,8 @@
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
 //! is. No transaction is ever open across a call to a vendor. Time is `backstop_now()`.
 
+pub mod attempts;
+pub mod board;
 pub mod budgets;
 pub mod changes;
 mod connection;
@@ -32,6 +36,7 @@ pub mod provisions;
 pub mod retention;
 mod rows;
 pub mod running;
+pub mod search;
 pub mod sweeps;
 pub mod views;
 pub mod witness;

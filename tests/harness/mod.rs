@@ -26,6 +26,7 @@ use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
 use backstop::http::cors::Origins;
 use backstop::http::github::Webhooks;
+use backstop::http::page;
 use backstop::http::proof::ProofOfCaller;
 use backstop::http::tokens::Tokens;
 use backstop::oidc;
@@ -217,6 +218,11 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             )
             .unwrap(),
         ),
+        page: page::Settings {
+            public_url: options.public_url.clone(),
+            runs_url: Some("https://github.com/example/agents/actions/runs".to_owned()),
+            ..page::Settings::default()
+        },
         proof: ProofOfCaller::by_signature(&[
             SecretString::from(SECRET),
             SecretString::from(OLDER_SECRET),

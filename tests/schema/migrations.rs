@@ -18,6 +18,7 @@ fn sample(version: i64) -> Option<&'static str> {
         7 => Some(include_str!("samples/0007.sql")),
         8 => Some(include_str!("samples/0008.sql")),
         9 => Some(include_str!("samples/0009.sql")),
+        10 => Some(include_str!("samples/0010.sql")),
         _ => None,
     }
 }

@@ -31,6 +31,7 @@ mod lists;
 mod metrics;
 mod oidc;
 mod order;
+mod page;
 mod proof;
 mod races;
 mod retention;

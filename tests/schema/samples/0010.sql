@@ -1,0 +1,2 @@
+-- Indexes hold nothing of their own.
+select;
