@@ -190,10 +190,12 @@ impl RateBudget {
     pub fn settle(&mut self, id: Uuid, sent: u64, told: Option<Told>, now: DateTime<Utc>) {
         self.lapse(now);
         let Some(at) = self.permits.iter().position(|permit| permit.id == id) else {
+            // Of a vendor that had not told anything yet; or it has lapsed.
+            self.told = self.told.or(told);
             return;
         };
         let permit = &mut self.permits[at];
-        let in_time = now <= permit.lapses_at - (HELD_BACK_FOR - PERMIT_LASTS);
+        let in_time = now + HELD_BACK_FOR <= permit.lapses_at + PERMIT_LASTS;
         let told = told.filter(|_| in_time);
         permit.requests = sent;
         if told.is_some() || self.told.is_none() || sent == 0 {
