@@ -18,7 +18,7 @@ use crate::store::StoreError;
 pub(super) struct Lists {
     /// Everything that says so.
     pub things: Vec<Listed>,
-    /// What could not be read.
+    /// What could not be read, or not to its end.
     pub unread: Vec<Kind>,
     /// Why not.
     pub errors: Vec<String>,
@@ -82,14 +82,23 @@ async fn read_hetzner(vendors: &Vendors, budget: Option<&Budget>) -> Result<List
     // The selector only makes the lists shorter: each label is compared here.
     let selector = format!("{MANAGED_BY_LABEL}=backstop");
     let (servers, volumes, primary, floating) = tokio::join!(
-        client.servers_by_label(&selector),
+        client.servers_shown(&selector),
         client.volumes_by_label(&selector),
         client.primary_ips_by_label(&selector),
         client.floating_ips_by_label(&selector),
     );
+    // What is there can be judged. What is not may be there all the same.
+    let (servers, not_all) = match servers {
+        Ok(shown) => (Ok(shown.things), shown.not_all),
+        Err(error) => (Err(error), None),
+    };
     lists.take(Kind::Server, servers, &leave, |it| {
         Some(server(it, controller))
     });
+    if let Some(error) = not_all {
+        lists.unread.push(Kind::Server);
+        lists.errors.push(error.to_string());
+    }
     lists.take(Kind::Volume, volumes, &leave, |it| {
         Some(volume(it, controller))
     });

@@ -89,6 +89,33 @@ async fn a_list_that_changes_between_pages_is_read_again() {
 }
 
 #[tokio::test]
+async fn what_a_list_that_never_stands_still_shows_is_there_and_proves_no_absence() {
+    // One goes between the pages, each time.
+    let restless = || {
+        let first = servers(&[1, 2], 1, Some(2), Some(4));
+        [first, servers(&[4], 2, None, Some(3))]
+    };
+    let vendor = script([restless(), restless(), restless()].concat()).await;
+    let shown = vendor.hetzner().servers_shown("a").await.unwrap();
+    assert_eq!(ids(&shown.things), [1, 2, 4]);
+    assert!(shown.not_all.is_some());
+
+    let vendor = script([restless(), restless(), restless()].concat()).await;
+    let error = vendor.hetzner().servers_by_label("a").await.unwrap_err();
+    assert!(
+        error.to_string().contains("changed while it was read"),
+        "{error}"
+    );
+
+    let vendor = script([servers(&[7], 1, None, Some(1))]).await;
+    let shown = vendor.hetzner().servers_shown("a").await.unwrap();
+    assert_eq!(
+        (ids(&shown.things), shown.not_all.is_none()),
+        (vec![7], true)
+    );
+}
+
+#[tokio::test]
 async fn lists_that_prove_nothing_are_errors() {
     let broken = [
         (

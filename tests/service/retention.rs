@@ -50,7 +50,9 @@ async fn receipts_and_what_is_not_over_are_kept_and_the_rest_goes_by_age() {
     );
     assert!(kinds.contains(&"callback.progress".to_owned()), "{kinds:?}");
 
-    service.advance(Duration::from_secs(29 * 24 * 60 * 60)).await;
+    service
+        .advance(Duration::from_secs(29 * 24 * 60 * 60))
+        .await;
     assert_eq!(forget(&service).await, 0, "younger than that");
 
     service.advance(Duration::from_secs(2 * 24 * 60 * 60)).await;

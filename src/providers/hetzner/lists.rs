@@ -1,7 +1,8 @@
 //! Lists: read to their last page, or an error, never a part.
 //!
 //! A list is checked against the vendor's own count, and read again when things came or went between
-//! two pages: one that vanishes moves the rest up, and the next page then skips one that exists.
+//! two pages: one that vanishes moves the rest up, and the next page then skips one that exists. Who
+//! only wants to see what is there is told so ([`Shown`]).
 
 use std::collections::BTreeMap;
 
@@ -57,29 +58,47 @@ impl Hetzner {
             .await
     }
 
+    /// Servers that match a label selector, for who wants to see what is there and concludes nothing
+    /// from what is not: of a list that never stands still, what the last read showed.
+    ///
+    /// # Errors
+    /// As [`Hetzner::servers_by_label`], but for a list that changes.
+    pub async fn servers_shown(&self, selector: &str) -> Result<Shown<Server>, VendorError> {
+        self.shown::<WireServer, _>("servers", selector).await
+    }
+
     async fn list<W, T>(&self, kind: &str, selector: &str) -> Result<Vec<T>, VendorError>
+    where
+        W: DeserializeOwned + Into<(u64, T)>,
+    {
+        let shown = self.shown::<W, T>(kind, selector).await?;
+        shown.not_all.map_or(Ok(shown.things), Err)
+    }
+
+    async fn shown<W, T>(&self, kind: &str, selector: &str) -> Result<Shown<T>, VendorError>
     where
         W: DeserializeOwned + Into<(u64, T)>,
     {
         let reading = async {
             let mut reads = 1;
             loop {
-                match self.read_list::<W, T>(kind, selector).await? {
-                    ListRead::Whole(things) => return Ok(things),
-                    ListRead::Changed(_) if reads < READS => reads += 1,
-                    ListRead::Changed(error) => return Err(error),
+                let shown = self.read_list::<W, T>(kind, selector).await?;
+                if shown.not_all.is_none() || reads == READS {
+                    return Ok(shown);
                 }
+                reads += 1;
             }
         };
         self.http.within_list_time(&[kind], reading).await
     }
 
-    async fn read_list<W, T>(&self, kind: &str, selector: &str) -> Result<ListRead<T>, VendorError>
+    async fn read_list<W, T>(&self, kind: &str, selector: &str) -> Result<Shown<T>, VendorError>
     where
         W: DeserializeOwned + Into<(u64, T)>,
     {
         let mut things = BTreeMap::new();
         let mut first_total = None;
+        let mut not_all = None;
         let mut page = 1;
         loop {
             // By id, so that what is made meanwhile comes last and moves nothing.
@@ -103,18 +122,22 @@ impl Hetzner {
             let nothing_new = things.len() == known;
 
             if told.total_entries != *first_total.get_or_insert(told.total_entries) {
-                let error = answer.unusable("the list changed while it was read");
-                return Ok(ListRead::Changed(error));
+                not_all = Some(answer.unusable("the list changed while it was read"));
             }
             let Some(next) = told.next_page else {
                 let count = u64::try_from(things.len()).ok();
                 if told.total_entries.is_some() && told.total_entries != count {
-                    let error = answer.unusable("the list does not add up to its total");
-                    return Ok(ListRead::Changed(error));
+                    let does_not_add_up =
+                        || answer.unusable("the list does not add up to its total");
+                    not_all.get_or_insert_with(does_not_add_up);
                 }
-                return Ok(ListRead::Whole(things.into_values().collect()));
+                return Ok(Shown {
+                    things: things.into_values().collect(),
+                    not_all,
+                });
             };
-            if next != page + 1 || nothing_new || next > MOST_PAGES {
+            let repeats = nothing_new && not_all.is_none();
+            if next != page + 1 || repeats || next > MOST_PAGES {
                 return Err(answer.unusable("a list that repeats itself or never ends"));
             }
             page = next;
@@ -122,10 +145,13 @@ impl Hetzner {
     }
 }
 
-enum ListRead<T> {
-    Whole(Vec<T>),
-    /// Things came or went between the pages; worth another read, else this error.
-    Changed(VendorError),
+/// What a list showed, by ascending id.
+#[derive(Debug)]
+pub struct Shown<T> {
+    /// All of it was there.
+    pub things: Vec<T>,
+    /// Things came or went between the pages each time it was read, so that there may be more.
+    pub not_all: Option<VendorError>,
 }
 
 /// `meta` must be there: without it nobody knows whether the list ends here.

@@ -27,6 +27,7 @@ use super::http::{Answer, Call, Http, bearer};
 use super::{SetupError, Timeouts, Vendor, VendorError};
 use crate::metrics::Metrics;
 
+pub use self::lists::Shown;
 pub use self::prices::{Priced, Prices};
 pub use self::shapes::{Action, ActionStatus, Ip, Server, Volume};
 
