@@ -22,7 +22,8 @@ use crate::domain::transition::Status;
 use crate::rollback::{Retried, retry_rollback, rollback_failed_provision};
 use crate::store::StoreError;
 use crate::store::provisions::{Written, read, write};
-use crate::store::views::{self, Filter, Position, ProvisionView, RollbackState};
+use crate::store::search::{Found, Search, search};
+use crate::store::views::{self, Position, ProvisionView, RollbackState};
 
 const DEFAULT_LIMIT: u32 = 50;
 const LARGEST_LIMIT: u32 = 200;
@@ -110,7 +111,7 @@ pub(super) async fn list(
     api.tokens.require_reader(&headers)?;
     let Query(query) = query.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
     let given = |value: Option<String>| value.filter(|text| !text.is_empty());
-    let filter = Filter {
+    let wanted = Search {
         status: given(query.status)
             .map(|status| {
                 status.parse().map_err(|_| {
@@ -128,8 +129,9 @@ pub(super) async fn list(
                 })
             })
             .transpose()?,
+        text: None,
     };
-    if filter.agent_id.as_ref().is_some_and(|id| id.contains('\0')) {
+    if wanted.agent_id.as_ref().is_some_and(|id| id.contains('\0')) {
         return Err(Problem::invalid_parameter("agent_id must not hold a NUL"));
     }
     let limit = given(query.limit).map_or(Ok(DEFAULT_LIMIT), |limit| {
@@ -150,13 +152,11 @@ pub(super) async fn list(
         .transpose()?;
 
     let mut db = api.pool.acquire().await?;
-    // One more than asked for tells whether there is another page.
-    let mut page = views::provisions(&mut db, &filter, after, limit + 1, api.stuck_after).await?;
-    let more = page.len() > limit as usize;
-    page.truncate(limit as usize);
-    let next_cursor = page.last().filter(|_| more).map(encode_cursor);
+    let Found { provisions, more } =
+        search(&mut db, &wanted, after, limit, api.stuck_after).await?;
+    let next_cursor = provisions.last().filter(|_| more).map(encode_cursor);
     Ok(Json(Provisions {
-        provisions: page,
+        provisions,
         next_cursor,
     }))
 }

@@ -17,10 +17,21 @@ use crate::domain::transition::Status;
 pub struct Search {
     /// With this status.
     pub status: Option<Status>,
+    /// With exactly this agent id.
+    pub agent_id: Option<String>,
     /// Whose rollback stands so.
     pub rollback: Option<RollbackState>,
     /// Which of these a person meant is found out by looking.
     pub text: Option<Text>,
+}
+
+/// A page of what was found, newest first.
+#[derive(Debug)]
+pub struct Found {
+    /// At most as many as were asked for.
+    pub provisions: Vec<ProvisionView>,
+    /// Whether there are more behind them.
+    pub more: bool,
 }
 
 /// A search text, by what it could be.
@@ -41,7 +52,7 @@ const MOST_EXACT: i64 = 200;
 /// A part of an agent's id is looked for in this many provisions, the newest.
 const NEWEST: i64 = 5000;
 
-/// A page of what is found, newest first.
+/// A page of `limit` after that position.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be read or holds what does not parse.
@@ -51,7 +62,7 @@ pub async fn search(
     after: Option<Position>,
     limit: u32,
     stuck_after: Duration,
-) -> Result<Vec<ProvisionView>, StoreError> {
+) -> Result<Found, StoreError> {
     let mut transaction = db.begin().await?;
     // A plan for whatever could be asked is one that walks all provisions.
     sqlx::query!("set local plan_cache_mode = force_custom_plan")
@@ -67,7 +78,8 @@ pub async fn search(
         .map(|text| format!("{}%", literal(&text.agent)));
     let status = search.status.map(|status| status.to_string());
     let (after_at, after_id) = (after.map(|it| it.created_at), after.map(|it| it.id));
-    let ids = match search.rollback {
+    let agent_id = search.agent_id.as_deref();
+    let mut ids = match search.rollback {
         Some(RollbackState::Pending | RollbackState::Stuck) => {
             sqlx::query_scalar!(
                 r#"
@@ -86,6 +98,7 @@ pub async fn search(
                   and ($1::text is null or p.status = $1)
                   and ($2::text is null or lower(p.agent_id) like $2 or p.id = any ($3::uuid[]))
                   and ($4::timestamptz is null or (p.created_at, p.id) < ($4, $5::uuid))
+                  and ($9::text is null or p.agent_id = $9)
                 order by p.created_at desc, p.id desc
                 limit $6
                 "#,
@@ -94,9 +107,10 @@ pub async fn search(
                 exact.as_deref(),
                 after_at,
                 after_id,
-                i64::from(limit),
+                i64::from(limit) + 1,
                 search.rollback == Some(RollbackState::Stuck),
                 interval(stuck_after),
+                agent_id,
             )
             .fetch_all(&mut *transaction)
             .await?
@@ -109,6 +123,7 @@ pub async fn search(
                 where ($1::text is null or p.status = $1)
                   and ($2::text is null or lower(p.agent_id) like $2 or p.id = any ($3::uuid[]))
                   and ($4::timestamptz is null or (p.created_at, p.id) < ($4, $5::uuid))
+                  and ($8::text is null or p.agent_id = $8)
                   and (not $7::boolean
                        or (select true from attempts a
                            where a.provision_id = p.id and a.reason is not null
@@ -124,16 +139,19 @@ pub async fn search(
                 exact.as_deref(),
                 after_at,
                 after_id,
-                i64::from(limit),
+                i64::from(limit) + 1,
                 search.rollback.is_some(),
+                agent_id,
             )
             .fetch_all(&mut *transaction)
             .await?
         }
     };
-    let found = in_order(&mut transaction, &ids, stuck_after).await?;
+    let more = ids.len() > limit as usize;
+    ids.truncate(limit as usize);
+    let provisions = in_order(&mut transaction, &ids, stuck_after).await?;
     transaction.commit().await?;
-    Ok(found)
+    Ok(Found { provisions, more })
 }
 
 /// Those of these provisions that there are, in this order.

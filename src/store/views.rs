@@ -14,7 +14,7 @@ use utoipa::openapi::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
 use super::rows::{AttemptRow, Place, StepRow};
-use super::{StoreError, interval};
+use super::StoreError;
 use crate::domain::fields::{Conclusion, Reason};
 use crate::domain::names::{AttemptNumber, Names, ProvisionId};
 use crate::domain::spelling::spelled_by_serde;
@@ -155,17 +155,6 @@ pub struct EventView {
     pub data: Value,
 }
 
-/// Which provisions a list shows. `None` does not restrict.
-#[derive(Debug, Clone, Default)]
-pub struct Filter {
-    /// With this status.
-    pub status: Option<Status>,
-    /// With this agent id.
-    pub agent_id: Option<String>,
-    /// Whose rollback stands so.
-    pub rollback: Option<RollbackState>,
-}
-
 /// Where a page of a list begins: after this provision, newest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
@@ -238,60 +227,6 @@ async fn record(db: &mut PgConnection, id: ProvisionId) -> Result<Option<Record>
     )
     .fetch_optional(db)
     .await?)
-}
-
-/// A page of provisions, newest first.
-///
-/// # Errors
-/// [`StoreError`] if the database cannot be read or holds what does not parse.
-pub async fn provisions(
-    db: &mut PgConnection,
-    filter: &Filter,
-    after: Option<Position>,
-    limit: u32,
-    stuck_after: Duration,
-) -> Result<Vec<ProvisionView>, StoreError> {
-    let records = sqlx::query_as!(
-        Record,
-        r#"
-        select backstop_now() as "now!", r.id as "id!", agent_id, region, status as "status!",
-               created_at as "created_at!", updated_at as "updated_at!",
-               current as "current!: Json<AttemptRow>",
-               over as "over: Json<Vec<AttemptRow>>",
-               steps as "steps: Json<Vec<StepRow>>", dispatched_run_id
-        from provision_records r
-        where ($1::text is null or status = $1)
-          and ($2::text is null or agent_id = $2)
-          and ($3::timestamptz is null or (created_at, r.id) < ($3, $4::uuid))
-          and ($5::text is null or $5 = case
-                  when over is null then null
-                  when exists (
-                      select from steps s
-                      where s.provision_id = r.id and s.settled_at is null
-                        and (s.stuck_at is not null or s.unsettled_since + $7 <= backstop_now())
-                  ) then 'stuck'
-                  when exists (
-                      select from steps s where s.provision_id = r.id and s.settled_at is null
-                  ) then 'pending'
-                  else 'done'
-              end)
-        order by created_at desc, r.id desc
-        limit $6
-        "#,
-        filter.status.map(|status| status.to_string()),
-        filter.agent_id,
-        after.map(|position| position.created_at),
-        after.map(|position| position.id),
-        filter.rollback.map(|state| state.to_string()),
-        i64::from(limit),
-        interval(stuck_after),
-    )
-    .fetch_all(db)
-    .await?;
-    records
-        .into_iter()
-        .map(|record| record.view(stuck_after))
-        .collect()
 }
 
 /// Those of these provisions that there are, in no order. One that does not parse is left out and

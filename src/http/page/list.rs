@@ -16,7 +16,7 @@ use crate::domain::transition::Status;
 use crate::http::provisions::{decode_cursor, encode_cursor};
 use crate::http::{Api, Problem};
 use crate::store::board;
-use crate::store::search::{Search, Text, search};
+use crate::store::search::{Found, Search, Text, search};
 use crate::store::views::{ProvisionView, RollbackState};
 
 const PAGE: u32 = 50;
@@ -58,15 +58,17 @@ pub(super) async fn show(
         status: filter.status,
         rollback: filter.rollback,
         text: Text::parse(filter.text),
+        ..Search::default()
     };
     let after = decode_cursor(&asked.cursor);
 
     let mut db = api.pool.acquire().await?;
-    let mut found = search(&mut db, &wanted, after, PAGE + 1, api.stuck_after).await?;
+    let Found {
+        provisions: found,
+        more,
+    } = search(&mut db, &wanted, after, PAGE, api.stuck_after).await?;
     let now = board::now(&mut db).await?;
     drop(db);
-    let more = found.len() > PAGE as usize;
-    found.truncate(PAGE as usize);
     let older = found.last().filter(|_| more).map(encode_cursor);
 
     let says = match (found.len(), more) {

@@ -120,7 +120,8 @@ async fn in_status(
         status: Some(status),
         ..Search::default()
     };
-    search(db, &wanted, None, SHOWN, api.stuck_after).await
+    let found = search(db, &wanted, None, SHOWN, api.stuck_after).await?;
+    Ok(found.provisions)
 }
 
 impl Board {
