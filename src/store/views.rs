@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 use utoipa::openapi::{Object, ObjectBuilder, Type};
 use uuid::Uuid;
 
-use super::rows::{AttemptRow, Place, StepRow};
 use super::StoreError;
+use super::rows::{AttemptRow, Place, StepRow};
 use crate::domain::fields::{Conclusion, Reason};
 use crate::domain::names::{AttemptNumber, Names, ProvisionId};
 use crate::domain::spelling::spelled_by_serde;
