@@ -77,6 +77,19 @@ fn the_looks_of_a_batch_without_deletes_are_permitted_like_a_delete() {
 }
 
 #[test]
+fn who_is_granted_a_part_comes_back_when_the_rest_and_its_looks_are_there() {
+    let budget = RateBudget {
+        // Or it would come back at once.
+        last_exception_at: Some(at(0)),
+        ..told(730)
+    };
+    let Answer::Granted(part) = ask(&budget, DELETE, 12, 0) else {
+        panic!("ten are above the reserve");
+    };
+    assert_eq!((part.requests, part.rest_in), (7, Duration::from_secs(8)));
+}
+
+#[test]
 fn below_the_reserve_one_delete_is_allowed_every_ten_seconds_and_no_sweep() {
     let mut budget = told(100);
     let Answer::Granted(first) = ask(&budget, DELETE, 50, 0) else {
