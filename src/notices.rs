@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use rand::RngExt;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::backoff::Backoff;
 use crate::providers::Webhook;
+use crate::rollback::jittered;
 use crate::store::ledger::flag_stuck;
 use crate::store::notices::{self, Notice, claim_due_notices};
 use crate::store::{Pool, StoreError, in_time};
@@ -117,8 +117,7 @@ impl Notifier {
                     tries = notice.tries, %error, "the webhook was not told; trying again"
                 );
                 let pause = RETRY.after(notice.tries);
-                let jittered = pause.mul_f64(rand::rng().random_range(0.5..=1.0));
-                in_time(self.put_back(notice, jittered)).await
+                in_time(self.put_back(notice, jittered(pause))).await
             }
             None => in_time(self.put_back(notice, Duration::ZERO)).await,
         };

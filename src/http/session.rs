@@ -8,11 +8,11 @@
 
 use std::time::Duration;
 
+use aws_lc_rs::hmac;
 use axum::http::header::{COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use hmac_sha256::HMAC;
 use secrecy::{ExposeSecret, SecretString};
 use subtle::ConstantTimeEq;
 
@@ -182,7 +182,8 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 fn value(tokens: &Tokens, role: Role, expiry: u64) -> Option<String> {
     let key = role.token(tokens)?.expose_secret();
     let said = format!("{VERSION}.{}.{expiry}", role.name());
-    let mac = HMAC::mac(format!("backstop session {said}"), key);
+    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+    let mac = hmac::sign(&key, format!("backstop session {said}").as_bytes());
     Some(format!("{said}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac)))
 }
 
