@@ -111,6 +111,10 @@ impl Http {
         self.call(Method::POST, segments)
     }
 
+    pub(super) fn put(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::PUT, segments)
+    }
+
     pub(super) fn delete(&self, segments: &[&str]) -> Call<'_> {
         self.call(Method::DELETE, segments)
     }

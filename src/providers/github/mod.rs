@@ -5,6 +5,7 @@
 //! started a run. Two kinds of 4xx are no refusals: 408, and whatever says that there were too many
 //! requests, which GitHub also answers as 403.
 
+mod abilities;
 mod credential;
 mod runs;
 
@@ -20,6 +21,7 @@ use super::{SetupError, Timeouts, Vendor, VendorError};
 use crate::metrics::Metrics;
 use credential::Access;
 
+pub use abilities::{Installation, SeenWorkflow};
 pub use credential::GitHubCredential;
 pub use runs::Look;
 

@@ -68,6 +68,11 @@ pub(super) struct OAuth {
 }
 
 impl OAuth {
+    /// Also what the vendor calls the client among the tailnet's keys.
+    pub(super) fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
     /// Sends a call with the client's token, fetched where there is none.
     pub(super) async fn send<'a>(
         &self,

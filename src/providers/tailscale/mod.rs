@@ -4,6 +4,7 @@
 //! for what the credential may not see, and for a wrong tailnet. Lists are whole (the API has no
 //! pages) and are what absence is read from.
 
+mod abilities;
 mod credential;
 mod shapes;
 
@@ -19,6 +20,7 @@ use crate::metrics::Metrics;
 use credential::Access;
 use shapes::{WireDevice, WireKey};
 
+pub use abilities::Grant;
 pub use credential::TailscaleCredential;
 pub use shapes::{Device, Key};
 
