@@ -19,7 +19,7 @@ pub(super) async fn look(client: &Arc<Hetzner>, known: Option<Known<'_>>) -> Vec
         Err(error) => return vec![Finding::of_error(CREDENTIAL, READ, &error, remedy)],
     };
     let sentence = match count {
-        Some(count) => format!("its project has {count} servers"),
+        Some(count) => format!("servers in its project: {count}"),
         None => "its project's servers are listed".to_owned(),
     };
     let mut findings = vec![Finding::new(CREDENTIAL, READ, Verdict::Ok, sentence)];

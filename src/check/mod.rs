@@ -198,9 +198,16 @@ pub async fn look_and_log(own: Vec<Finding>, credentials: Credentials) {
             verdict,
             sentence,
         } = finding;
-        if *verdict != Verdict::Ok {
-            let verdict = verdict.words();
-            tracing::warn!(credential, ability, verdict, "{sentence}");
+        let words = verdict.words();
+        match verdict {
+            Verdict::Ok => {}
+            // Nothing that anybody could do about it.
+            Verdict::CouldNotBeTold => {
+                tracing::info!(credential, ability, verdict = words, "{sentence}");
+            }
+            Verdict::Missing | Verdict::MoreThanNeeded | Verdict::NotAnswered => {
+                tracing::warn!(credential, ability, verdict = words, "{sentence}");
+            }
         }
     }
 }

@@ -40,5 +40,5 @@ pub fn table(findings: &[Finding]) -> String {
 /// The same for programs.
 #[must_use]
 pub fn json(findings: &[Finding]) -> String {
-    serde_json::json!({"findings": findings}).to_string()
+    format!("{}\n", serde_json::json!({"findings": findings}))
 }

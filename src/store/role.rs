@@ -36,8 +36,11 @@ impl Role {
     /// What it is or may, and need not.
     #[must_use]
     pub fn more_than_needed(&self) -> Vec<&'static str> {
+        if self.superuser {
+            // May all the rest.
+            return vec!["a superuser"];
+        }
         [
-            (self.superuser, "a superuser"),
             (self.creates_roles, "one that may create roles"),
             (self.creates_databases, "one that may create databases"),
             (self.replicates, "one that may replicate"),

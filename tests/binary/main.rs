@@ -8,6 +8,7 @@ mod harness;
 mod log;
 
 mod budget;
+mod check;
 mod child;
 mod commands;
 mod kills;
