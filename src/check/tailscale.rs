@@ -13,6 +13,7 @@ const DEVICES: &str = "list and delete devices";
 const KEYS: &str = "list and revoke auth keys";
 const TAGGED: &str = "manage the agents' tag";
 const NOTHING_ELSE: &str = "nothing else";
+const REMEDY: &str = "use an OAuth client with the scopes devices:core and auth_keys";
 
 /// What is needed: a scope, and what it is for. <https://tailscale.com/kb/1623/trust-credentials#scopes>
 const NEEDED: [(&str, &str); 2] = [("devices:core", DEVICES), ("auth_keys", KEYS)];
@@ -25,15 +26,9 @@ pub(super) async fn look(
     let mut findings = match client.grant().await {
         Ok(Grant::Scoped { scopes, tags }) => scoped(&scopes, &tags, tag),
         Ok(Grant::AsItsUser) => as_its_user(client).await,
-        Ok(Grant::Unknown) => vec![Finding::new(
-            CLIENT,
-            DEVICES,
-            Verdict::CouldNotBeTold,
-            "Tailscale does not show the client to itself",
-        )],
+        Ok(Grant::Unknown) => by_its_lists(CLIENT, client).await,
         Err(error) => {
-            let remedy = "make an OAuth client with the scopes devices:core and auth_keys";
-            return vec![Finding::of_error(CLIENT, DEVICES, &error, remedy)];
+            return vec![Finding::of_error(CLIENT, DEVICES, &error, REMEDY)];
         }
     };
     if findings
@@ -99,25 +94,8 @@ fn scoped(scopes: &[String], tags: &[String], tag: &str) -> Vec<Finding> {
     findings
 }
 
-/// An access token names no scopes. What it can read tells that it works.
 async fn as_its_user(client: &Tailscale) -> Vec<Finding> {
-    let remedy = "use an OAuth client with the scopes devices:core and auth_keys";
-    let mut findings = Vec::new();
-    let read = [
-        (DEVICES, client.devices().await.err()),
-        (KEYS, client.keys().await.err()),
-    ];
-    for (ability, error) in read {
-        findings.push(match error {
-            None => Finding::new(
-                TOKEN,
-                ability,
-                Verdict::CouldNotBeTold,
-                "it lists them; whether its user may also delete them, nobody says beforehand",
-            ),
-            Some(error) => Finding::of_error(TOKEN, ability, &error, remedy),
-        });
-    }
+    let mut findings = by_its_lists(TOKEN, client).await;
     if findings
         .iter()
         .any(|it| it.verdict == Verdict::CouldNotBeTold)
@@ -126,10 +104,28 @@ async fn as_its_user(client: &Tailscale) -> Vec<Finding> {
             TOKEN,
             NOTHING_ELSE,
             Verdict::MoreThanNeeded,
-            format!("it can do whatever its user can, and ends within 90 days: {remedy}"),
+            format!("it can do whatever its user can, and ends within 90 days: {REMEDY}"),
         ));
     }
     findings
+}
+
+/// For a credential that names no scopes. What it can read tells that it works.
+async fn by_its_lists(credential: &'static str, client: &Tailscale) -> Vec<Finding> {
+    let read = [
+        (DEVICES, client.devices().await.err()),
+        (KEYS, client.keys().await.err()),
+    ];
+    let finding = |(ability, error)| match error {
+        None => Finding::new(
+            credential,
+            ability,
+            Verdict::CouldNotBeTold,
+            "it lists them; whether it may also delete them, nobody says beforehand",
+        ),
+        Some(error) => Finding::of_error(credential, ability, &error, REMEDY),
+    };
+    read.into_iter().map(finding).collect()
 }
 
 fn listed(names: &[String]) -> String {

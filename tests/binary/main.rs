@@ -11,6 +11,7 @@ mod budget;
 mod check;
 mod child;
 mod commands;
+mod image;
 mod kills;
 mod people;
 #[expect(dead_code, reason = "shared with the tests of an absent database")]

@@ -30,10 +30,13 @@ impl Tailscale {
         let Access::OAuth(client) = &self.access else {
             return Ok(Grant::AsItsUser);
         };
-        let shown = self.key(client.client_id()).await?;
-        Ok(shown.map_or(Grant::Unknown, |client| Grant::Scoped {
-            scopes: client.scopes,
-            tags: client.tags,
-        }))
+        match self.key(client.client_id()).await {
+            Ok(Some(client)) => Ok(Grant::Scoped {
+                scopes: client.scopes,
+                tags: client.tags,
+            }),
+            Ok(None) | Err(VendorError::Forbidden(_)) => Ok(Grant::Unknown),
+            Err(error) => Err(error),
+        }
     }
 }
