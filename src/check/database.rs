@@ -74,11 +74,7 @@ pub(super) async fn look(database: &Database) -> Looked {
         Database::Closed(why) => alone(finding(CONNECTS, Verdict::Missing, why.clone())),
         Database::Open(pool, whose) => match in_time(ask(pool)).await {
             Ok(told) => judged(pool, told, *whose).await,
-            Err(error) => alone(finding(
-                CONNECTS,
-                Verdict::NotAnswered,
-                format!("{error}: ask again later"),
-            )),
+            Err(error) => alone(unanswered(CONNECTS, &error)),
         },
     }
 }
@@ -128,23 +124,18 @@ async fn judged(pool: &Pool, told: Told, whose: Whose) -> Looked {
                 controller = Some(id);
                 finding(USES, Verdict::Ok, format!("it is controller {id}"))
             }
-            Err(StoreError::Refused(error)) => finding(
+            Err(error @ StoreError::Refused(_)) if !role::is_a_poolers(&error) => finding(
                 USES,
                 Verdict::Missing,
                 format!("{error}: give the tables to the role (alter table … owner to)"),
             ),
-            Err(error) => finding(USES, Verdict::NotAnswered, error.to_string()),
+            Err(error) => unanswered(USES, &error),
         });
     }
     findings.push(match role::hears_itself(pool).await {
         Ok(true) => finding(LISTENS, Verdict::Ok, "a notification came through"),
-        Ok(false) => finding(
-            LISTENS,
-            Verdict::Missing,
-            "a notification was sent and not heard: is there a PgBouncer in transaction mode in \
-             between? It must be in session mode",
-        ),
-        Err(error) => finding(LISTENS, Verdict::NotAnswered, error.to_string()),
+        Ok(false) => pooled("a notification was sent and not heard"),
+        Err(error) => unanswered(LISTENS, &error),
     });
     let more = role.more_than_needed();
     if whose == Whose::Theirs && !more.is_empty() {
@@ -199,6 +190,27 @@ fn migrates(role: &Role, migrated: Migrated) -> Finding {
         MIGRATES,
         Verdict::Ok,
         format!("schema {schema}: {sentence}"),
+    )
+}
+
+fn unanswered(ability: &'static str, error: &StoreError) -> Finding {
+    if role::is_a_poolers(error) {
+        return pooled(&error.to_string());
+    }
+    finding(
+        ability,
+        Verdict::NotAnswered,
+        format!("{error}: ask again later"),
+    )
+}
+
+fn pooled(how: &str) -> Finding {
+    finding(
+        LISTENS,
+        Verdict::Missing,
+        format!(
+            "{how}: is there a PgBouncer in transaction mode in between? It must be in session mode"
+        ),
     )
 }
 

@@ -63,6 +63,19 @@ pub enum Migrated {
     All,
 }
 
+/// Whether an error is that of a pooler that lends a server's connection for one transaction: what was
+/// prepared is not there any more, or somebody else's is.
+#[must_use]
+pub fn is_a_poolers(error: &StoreError) -> bool {
+    let StoreError::Refused(sqlx::Error::Database(error)) = error else {
+        return false;
+    };
+    // Duplicate, and invalid, name of a prepared statement.
+    error
+        .code()
+        .is_some_and(|code| ["42P05", "26000"].contains(&code.as_ref()))
+}
+
 /// Who we are.
 ///
 /// # Errors
