@@ -4,6 +4,6 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 name=backstop-sbom
-cargo cyclonedx --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu --no-build-deps \
+cargo cyclonedx --format json --spec-version 1.5 --target x86_64-unknown-linux-gnu \
   --override-filename "$name"
 mv "$name.json" "$1"
