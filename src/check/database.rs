@@ -137,15 +137,14 @@ async fn judged(pool: &Pool, told: Told, whose: Whose) -> Looked {
         Ok(false) => pooled("a notification was sent and not heard"),
         Err(error) => unanswered(LISTENS, &error),
     });
-    let more = role.more_than_needed();
-    if whose == Whose::Theirs && !more.is_empty() {
+    if whose == Whose::Theirs && !role.more_than_needed.is_empty() {
         findings.push(finding(
             NOTHING_ELSE,
             Verdict::MoreThanNeeded,
             format!(
                 "the role {} is {}: one that owns its database and nothing else is enough",
                 role.name,
-                more.join(", ")
+                role.more_than_needed.join(", ")
             ),
         ));
     }

@@ -25,31 +25,8 @@ pub struct Role {
     pub owns_tables: bool,
     /// Whether it may know which migrations were applied; also if none were.
     reads_migrations: bool,
-    superuser: bool,
-    creates_roles: bool,
-    creates_databases: bool,
-    replicates: bool,
-    bypasses_row_security: bool,
-}
-
-impl Role {
-    /// What it is or may, and need not.
-    #[must_use]
-    pub fn more_than_needed(&self) -> Vec<&'static str> {
-        if self.superuser {
-            // May all the rest.
-            return vec!["a superuser"];
-        }
-        [
-            (self.creates_roles, "one that may create roles"),
-            (self.creates_databases, "one that may create databases"),
-            (self.replicates, "one that may replicate"),
-            (self.bypasses_row_security, "one that bypasses row security"),
-        ]
-        .into_iter()
-        .filter_map(|(is, what)| is.then_some(what))
-        .collect()
-    }
+    /// What it is, and need not be.
+    pub more_than_needed: Vec<&'static str>,
 }
 
 /// How much of the schema is there.
@@ -102,17 +79,33 @@ pub async fn of(db: &mut PgConnection) -> Result<Role, StoreError> {
     )
     .fetch_one(db)
     .await?;
+    let more_than_needed = [
+        (row.superuser, "a superuser"),
+        // Which may all the rest.
+        (
+            !row.superuser && row.creates_roles,
+            "one that may create roles",
+        ),
+        (
+            !row.superuser && row.creates_databases,
+            "one that may create databases",
+        ),
+        (!row.superuser && row.replicates, "one that may replicate"),
+        (
+            !row.superuser && row.bypasses_row_security,
+            "one that bypasses row security",
+        ),
+    ];
     Ok(Role {
         name: row.name,
         schema: row.schema,
         may_create: row.may_create,
         owns_tables: row.owns_tables,
         reads_migrations: row.reads_migrations,
-        superuser: row.superuser,
-        creates_roles: row.creates_roles,
-        creates_databases: row.creates_databases,
-        replicates: row.replicates,
-        bypasses_row_security: row.bypasses_row_security,
+        more_than_needed: more_than_needed
+            .into_iter()
+            .filter_map(|(is, what)| is.then_some(what))
+            .collect(),
     })
 }
 

@@ -259,7 +259,7 @@ const CASES: &[Case] = &[
     ),
     Case::missing(
         "a workflow that was disabled",
-        |sim| sim.github_workflow_state = "disabled_manually".to_owned(),
+        |sim| "disabled_manually".clone_into(&mut sim.github_workflow_state),
         &[],
         WORKFLOW,
     ),
