@@ -3,8 +3,10 @@
 
 #![expect(
     clippy::unwrap_used,
+    clippy::needless_pass_by_value,
     clippy::too_many_lines,
-    reason = "tests panic, and hold whole tables"
+    clippy::type_complexity,
+    reason = "tests panic, take `json!` as it is made, and hold whole tables"
 )]
 
 #[path = "../harness/mod.rs"]
@@ -14,6 +16,7 @@ mod log;
 
 mod liar;
 mod lies;
+mod lies_about_tokens;
 mod lies_of_github;
 mod lies_of_hetzner;
 mod lies_of_tailscale;

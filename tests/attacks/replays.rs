@@ -305,7 +305,8 @@ fn targets(
 }
 
 fn encoded(text: &str) -> String {
-    text.bytes().map(|byte| format!("%{byte:02X}")).collect()
+    let digits = text.bytes().map(|byte| format!("%{byte:02X}"));
+    digits.collect::<Vec<_>>().concat()
 }
 
 /// The rows as they count for a replay. Of a heartbeat only that somebody was heard may move.

@@ -260,10 +260,11 @@ async fn of_a_header_that_is_there_twice_no_second_one_lets_anybody_in() {
             target.path("failure")
         );
         for at in 0..2 {
-            head += &format!(
+            let lines = format!(
                 "webhook-id: {}\r\nwebhook-timestamp: {}\r\nwebhook-signature: {}\r\n",
                 ids[at], times[at], signatures[at]
             );
+            head.push_str(&lines);
         }
         let answer = target
             .raw(&format!(
@@ -476,9 +477,7 @@ async fn a_request_within_a_request_is_none() {
         ),
         (
             "an upgrade",
-            format!(
-                "GET /livez HTTP/1.1\r\nhost: t\r\nconnection: upgrade, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n"
-            ),
+            "GET /livez HTTP/1.1\r\nhost: t\r\nconnection: upgrade, close\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABkAAQAAP__\r\n\r\n".to_owned(),
         ),
         ("HTTP/0.9", "GET /v1/provisions\r\n\r\n".to_owned()),
         (
