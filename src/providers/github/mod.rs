@@ -33,6 +33,9 @@ const RUN_DETAILS: &str = "return_run_details";
 /// <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>
 const UNNAMED_WAIT: Duration = Duration::from_secs(60);
 
+/// The longest link that is worth keeping.
+const LONGEST_LINK: usize = 2000;
+
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
@@ -232,6 +235,9 @@ fn started_run(answer: &Answer) -> Result<StartedRun, VendorError> {
     let page = body.html_url.and_then(|url| Url::parse(&url).ok());
     let html_url = page
         .filter(|url| matches!(url.scheme(), "http" | "https"))
+        // Whoever reads `https://github.com@…` goes somewhere else.
+        .filter(|url| url.username().is_empty() && url.password().is_none())
+        .filter(|url| url.as_str().len() <= LONGEST_LINK)
         .map(String::from);
     Ok(StartedRun {
         id: body.workflow_run_id,
