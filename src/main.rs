@@ -290,7 +290,7 @@ async fn check(
 ) -> anyhow::Result<ExitCode> {
     let mut findings = check::own::settings(&settings);
     let credentials = Credentials::of(settings.check()?).await;
-    findings.extend(check::look(&credentials).await);
+    findings.extend(check::look(&credentials, check::Depth::Whole).await);
     credentials.database.close().await;
     std::io::stdout().write_all(show(&findings).as_bytes())?;
     if findings.iter().any(|it| it.verdict == Verdict::Missing) {
