@@ -17,6 +17,7 @@ mod people;
 mod proxy;
 mod restored;
 mod settings;
+mod silent;
 mod stops;
 mod sweep;
 mod workflows;

@@ -9,8 +9,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::http::client::{Client, Proxies};
@@ -138,6 +140,7 @@ struct Taken {
     requests: AtomicUsize,
     rounds: AtomicU64,
     wanted: CancellationToken,
+    /// Told whenever an answer is out.
     idle: Notify,
 }
 
@@ -170,6 +173,19 @@ impl Seat {
     /// Until somebody else is to have it.
     pub(super) async fn wanted(&self) {
         self.0.wanted.cancelled().await;
+    }
+
+    /// Until it has waited for a request for so long.
+    pub(super) async fn waited(&self, patience: Duration) {
+        loop {
+            let waits_for = self.waits_for();
+            let next = self.0.idle.notified();
+            if waits_for.is_none() {
+                next.await;
+            } else if timeout(patience, next).await.is_err() && self.waits_for() == waits_for {
+                return;
+            }
+        }
     }
 
     /// Until somebody else is to have it, and nothing is in hand.

@@ -188,6 +188,7 @@ async fn converse(
     let ends = async {
         tokio::select! {
             () = seat.wanted() => {}
+            () = seat.waited(limits.idle_patience) => {}
             () = stop.cancelled() => {}
         }
     };

@@ -1,8 +1,9 @@
 //! A socket with as much patience as its client deserves.
 //!
 //! hyper's own time-out for a head also runs while nothing has been asked yet, so that it would close idle
-//! connections as soon as slow ones; and it has none for a client that takes nothing of its answer. How
-//! long a body may take is for whoever reads it.
+//! connections as soon as slow ones; and it has none for a client that takes nothing of its answer. For how
+//! long a connection may be idle is the seat's matter, since hyper does not read while it is; how long a
+//! body may take is for whoever reads it.
 
 use std::io;
 use std::pin::Pin;
@@ -20,7 +21,6 @@ pub(super) struct Patient {
     stream: TcpStream,
     seat: Seat,
     head_patience: Duration,
-    idle_patience: Duration,
     write_patience: Duration,
     /// Until when the head must be there of the request that is waited for.
     head_by: Pin<Box<Sleep>>,
@@ -37,7 +37,6 @@ impl Patient {
             stream,
             seat,
             head_patience: limits.head_patience,
-            idle_patience: limits.idle_patience,
             write_patience: limits.write_patience,
             head_by: Box::pin(sleep(limits.head_patience)),
             waits_for: 0,
@@ -75,24 +74,17 @@ impl AsyncRead for Patient {
         let Some(waits_for) = this.seat.waits_for() else {
             return read;
         };
-        let next = waits_for != this.waits_for;
-        if next {
+        if waits_for != this.waits_for {
             this.waits_for = waits_for;
             this.has_begun = false;
         }
-        if read.is_ready() {
-            if !this.has_begun {
-                this.has_begun = true;
-                this.head_by
-                    .as_mut()
-                    .reset(Instant::now() + this.head_patience);
-            }
-            return read;
+        if read.is_ready() && !this.has_begun {
+            this.has_begun = true;
+            let by = Instant::now() + this.head_patience;
+            this.head_by.as_mut().reset(by);
         }
-        if next {
-            this.head_by
-                .as_mut()
-                .reset(Instant::now() + this.idle_patience);
+        if read.is_ready() || !this.has_begun {
+            return read;
         }
         this.head_by.as_mut().poll(cx).map(|()| Err(too_slow()))
     }
