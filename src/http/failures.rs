@@ -212,7 +212,8 @@ mod tests {
         assert_eq!(waits(began), Wrong::TooMany(RATE.every));
         // Neither does it get longer by trying on, nor is it over a moment too soon.
         let moment = Duration::from_millis(1);
-        assert_eq!(waits(began + RATE.every - moment), Wrong::TooMany(moment));
+        let nearly = began + Duration::from_millis(999);
+        assert_eq!(waits(nearly), Wrong::TooMany(moment));
         let then = began + RATE.every;
         assert_eq!(failures.guess_at(then, guesser, || Some(7)), Ok(7));
         assert_eq!(wrong(&failures, then, guesser), Wrong::Guess);

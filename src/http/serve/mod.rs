@@ -157,9 +157,20 @@ async fn converse(
         () = seat.wanted() => return,
         () = stop.cancelled() => return,
     };
-    if !matches!(begun, Ok(Ok(()))) {
-        return;
+    if matches!(begun, Ok(Ok(()))) {
+        // Boxed, so that its size is not that of a silent one.
+        Box::pin(answer(stream, peer, seat, router, limits, stop)).await;
     }
+}
+
+async fn answer(
+    stream: TcpStream,
+    peer: Client,
+    seat: Seat,
+    router: Router,
+    limits: Arc<Limits>,
+    stop: CancellationToken,
+) {
     let proxies = limits.proxies.clone();
     let at = seat.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
