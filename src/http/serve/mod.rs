@@ -18,6 +18,7 @@ use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::Request;
 use axum::response::Response;
+use futures::future::BoxFuture;
 use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -158,12 +159,23 @@ async fn converse(
         () = stop.cancelled() => return,
     };
     if matches!(begun, Ok(Ok(()))) {
-        // Boxed, so that its size is not that of a silent one.
-        Box::pin(answer(stream, peer, seat, router, limits, stop)).await;
+        answer(stream, peer, seat, router, limits, stop).await;
     }
 }
 
-async fn answer(
+/// Boxed, and not by whoever waits for it, or a silent connection would have its size.
+fn answer(
+    stream: TcpStream,
+    peer: Client,
+    seat: Seat,
+    router: Router,
+    limits: Arc<Limits>,
+    stop: CancellationToken,
+) -> BoxFuture<'static, ()> {
+    Box::pin(talk(stream, peer, seat, router, limits, stop))
+}
+
+async fn talk(
     stream: TcpStream,
     peer: Client,
     seat: Seat,
