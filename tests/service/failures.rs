@@ -175,12 +175,13 @@ async fn who_has_a_proof_is_heard_whatever_else_came_from_its_address() {
     assert_eq!(started(&service, "127.0.0.2").await.status, 200);
     let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, WEBHOOK_SECRET.as_bytes());
     let tag = aws_lc_rs::hmac::sign(&key, b"{}");
-    let hex: String = tag
-        .as_ref()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    let answer = from(&service, "127.0.0.2", webhook(&format!("sha256={hex}"))).await;
+    let hex: Vec<String> = tag.as_ref().iter().map(|it| format!("{it:02x}")).collect();
+    let answer = from(
+        &service,
+        "127.0.0.2",
+        webhook(&format!("sha256={}", hex.concat())),
+    )
+    .await;
     assert_eq!(answer.status, 200, "{answer:?}");
     // Nobody who needs no secret to fail keeps out somebody who has one.
     assert_eq!(list(&service, "127.0.0.2", READER).await, 200);
