@@ -310,7 +310,8 @@ async fn rollback(id: ProvisionId, settings: &DatabaseSettings) -> anyhow::Resul
     let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     // Which kinds of thing the service can delete is its matter: nothing new is planned here.
-    let retried = retry_rollback(&mut connection, id, &[] as &[Resource]).await?;
+    let retried =
+        retry_rollback(&mut connection, id, &[] as &[Resource], "backstop rollback").await?;
     drop(connection);
     database.close().await?;
     match retried {
