@@ -19,9 +19,6 @@ use super::failures::Wrong;
 use super::session::{self, Session};
 use super::{Api, Problem};
 
-/// Fewer characters than this can be guessed.
-const SHORTEST: usize = 20;
-
 /// The tokens that read, and those that may also change things.
 #[derive(Debug, Default)]
 pub struct Tokens(Vec<Token>);
@@ -70,18 +67,10 @@ impl Tokens {
         Self(operators.chain(readers).collect())
     }
 
-    /// Logs which tokens are taken, and which are so short that they could be guessed.
+    /// Logs which tokens are taken.
     pub fn tell(&self) {
         let prints: Vec<String> = self.0.iter().map(|it| it.holder.to_string()).collect();
         tracing::info!("taken: {}", prints.join(", "));
-        for token in &self.0 {
-            if token.secret.expose_secret().chars().count() < SHORTEST {
-                tracing::warn!(
-                    "{} has fewer than {SHORTEST} characters: make one with: openssl rand -hex 32",
-                    token.holder
-                );
-            }
-        }
     }
 
     /// The one that is given; `None`: it is none. All are compared, so that time does not tell which.
