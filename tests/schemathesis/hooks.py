@@ -38,7 +38,9 @@ class Signature(AuthBase):
 def before_call(context, case, kwargs):
     n = next(CLIENTS)
     client = f"10.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}"
-    case.headers = {**(case.headers or {}), "x-forwarded-for": client}
+    if case.headers is None:
+        case.headers = {}
+    case.headers["x-forwarded-for"] = client
     if "/callbacks/" in case.operation.path:
         # A signature that is to be missing or wrong stays so.
         if not case.meta.is_negative_at(ParameterLocation.HEADER):
