@@ -193,6 +193,20 @@ fn sentence(error: &anyhow::Error) -> String {
     })
 }
 
+/// Opens the database that a service works on: to look for a provision in one that is made for it
+/// would find none, and hide that the command was pointed at the wrong place.
+async fn open_existing(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {
+    if let Database::Private(folder) = settings.check()?
+        && !PrivatePostgres::exists_in(&folder)
+    {
+        bail!(
+            "there is no database in {}: name the service's with DATABASE_URL or BACKSTOP_DATA_DIR",
+            folder.display()
+        );
+    }
+    open(settings).await
+}
+
 async fn open(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {
     let mut database = settings.check()?;
     if let Database::Private(folder) = &database
@@ -210,6 +224,15 @@ async fn sweep(
     database: &DatabaseSettings,
 ) -> anyhow::Result<ExitCode> {
     let (hetzner, tailscale) = vendors.check()?;
+    if let Database::Private(folder) = database.check()?
+        && !PrivatePostgres::exists_in(&folder)
+    {
+        tracing::warn!(
+            folder = %folder.display(),
+            "there is no database here yet: the vendors are compared with an empty one; name the \
+             service's with DATABASE_URL or BACKSTOP_DATA_DIR"
+        );
+    }
     let database = open(database).await?;
     let vendors = Vendors {
         hetzner: Arc::new(hetzner),
@@ -243,7 +266,7 @@ async fn sweep(
 
 /// Workers of a running service take it up within seconds.
 async fn rollback(id: ProvisionId, settings: &DatabaseSettings) -> anyhow::Result<()> {
-    let database = open(settings).await?;
+    let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     // Which kinds of thing the service can delete is its matter: nothing new is planned here.
     let retried = retry_rollback(&mut connection, id, &[] as &[Resource]).await?;
@@ -260,7 +283,7 @@ const LISTED: u32 = 20;
 
 /// Replicas go by time again from their next pulse on.
 async fn resume(settings: &DatabaseSettings) -> anyhow::Result<()> {
-    let database = open(settings).await?;
+    let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     let held = hold::resume(&mut connection).await?;
     let overdue = hold::past_deadline(&mut connection, LISTED).await?;
@@ -288,7 +311,7 @@ async fn resume(settings: &DatabaseSettings) -> anyhow::Result<()> {
 }
 
 async fn renew_controller(settings: &DatabaseSettings) -> anyhow::Result<()> {
-    let database = open(settings).await?;
+    let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     let renewed = hold::renew_controller(&mut connection).await?;
     drop(connection);
