@@ -12,10 +12,13 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::check::{self, Credentials, Finding, Whose};
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
+use crate::http::failures::Failures;
 use crate::http::feed::Feed;
-use crate::http::{Api, router};
+use crate::http::serve::Limits;
+use crate::http::{self, Api, router};
 use crate::metrics::Metrics;
 use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -109,12 +112,13 @@ impl OpenDatabase {
 pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     calls: TaskTracker,
     heart: JoinHandle<Ended>,
     tracker: TaskTracker,
     intake: CancellationToken,
     work: CancellationToken,
+    credentials: Credentials,
 }
 
 impl App {
@@ -141,6 +145,7 @@ impl App {
         let metrics = Metrics::new();
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
+        config.tokens.tell();
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
         let stuck_after = config.rollback.stuck_after;
         let subscriber = subscriber(config.webhook, stuck_after, pool, &tracker, &work);
@@ -150,6 +155,18 @@ impl App {
                 .tailscale
                 .map(|(client, tag)| (Arc::new(client.counted_in(&metrics)), tag)),
             controller,
+        };
+        let proof = Arc::new(config.proof);
+        let whose = match database.private {
+            Some(_) => Whose::Ours,
+            None => Whose::Theirs,
+        };
+        let mut credentials = Credentials {
+            hetzner: vendors.hetzner.clone(),
+            tailscale: vendors.tailscale.clone(),
+            github: None,
+            proof: proof.clone(),
+            database: check::Database::Open(pool.clone(), whose),
         };
         for hands in hands(&vendors) {
             let worker = Worker::new(
@@ -167,6 +184,7 @@ impl App {
         let github = config
             .github
             .map(|github| Arc::new(github.counted_in(&metrics)));
+        credentials.github.clone_from(&github);
         let outbox = github.clone().map(|github| {
             Dispatcher::new(
                 pool.clone(),
@@ -212,8 +230,9 @@ impl App {
             pool: pool.clone(),
             feed: follow(pool, &changes, stuck_after, &tracker, &intake),
             changes,
-            proof: Arc::new(config.proof),
+            proof,
             tokens: Arc::new(config.tokens),
+            failures: Arc::new(Failures::new(config.failures)),
             origins: config.origins,
             webhooks: config.webhooks.map(Arc::new),
             controller,
@@ -228,7 +247,7 @@ impl App {
             stop: intake.clone(),
         };
         let calls = TaskTracker::new();
-        let http = serve(listener, api, calls.clone(), intake.clone());
+        let http = serve(listener, api, config.limits, calls.clone(), intake.clone());
         // Only now can callbacks be heard; and only once that is known may one be missed.
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
@@ -251,7 +270,15 @@ impl App {
             tracker,
             intake,
             work,
+            credentials,
         })
+    }
+
+    /// Has the log say, beside all else, what is amiss with the credentials and what `own` found.
+    pub fn check_credentials(&self, own: Vec<Finding>) {
+        let looking = check::look_and_log(own, self.credentials.clone());
+        let stop = self.work.clone();
+        self.tracker.spawn(stop.run_until_cancelled_owned(looking));
     }
 
     /// Where it listens.
@@ -275,8 +302,7 @@ impl App {
             () = stop => None,
             lost = self.database.lost() => Some(lost),
             ended = &mut self.http => Some(match ended {
-                Ok(Ok(())) => anyhow::anyhow!("the HTTP server ended by itself"),
-                Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server ended"),
+                Ok(()) => anyhow::anyhow!("the HTTP server ended by itself"),
                 Err(error) => anyhow::Error::new(error).context("the HTTP server ended"),
             }),
             ended = &mut self.heart => Some(match ended {
@@ -365,21 +391,21 @@ fn subscriber(
 fn serve(
     listener: TcpListener,
     api: Api,
+    limits: Limits,
     calls: TaskTracker,
     intake: CancellationToken,
-) -> JoinHandle<std::io::Result<()>> {
+) -> JoinHandle<()> {
+    let metrics = api.metrics.clone();
     let tracked = move |request: Request, next: Next| calls.track_future(next.run(request));
     let router = router(api).layer(middleware::from_fn(tracked));
-    tokio::spawn(
-        axum::serve(listener, router)
-            .with_graceful_shutdown(intake.cancelled_owned())
-            .into_future(),
-    )
+    tokio::spawn(http::serve::serve(
+        listener, router, limits, metrics, intake,
+    ))
 }
 
 /// Waits until every call is answered. Connections on which nothing is asked close by themselves;
 /// those on which a question never ends are not waited for.
-async fn answered(http: JoinHandle<std::io::Result<()>>, calls: &TaskTracker) {
+async fn answered(http: JoinHandle<()>, calls: &TaskTracker) {
     let no_more = async {
         loop {
             calls.wait().await;

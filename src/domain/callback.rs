@@ -426,6 +426,11 @@ fn live(mut change: Change, callback: &Callback, now: DateTime<Utc>) -> Change {
         Message::Progress { reported, .. } if provision.status == Status::Running => {
             attempt.learn_what_is_blank(reported);
         }
+        // An earlier one that is sent again cannot be told from a new one.
+        Message::Progress {
+            step: None,
+            reported,
+        } => attempt.learn_what_is_blank(reported),
         Message::Progress { step, reported } => {
             attempt.learn(reported);
             attempt.step = step.clone().or(attempt.step.take());
@@ -499,3 +504,7 @@ fn late(
 
 /// The key under which the history keeps that a callback was refused.
 pub const REFUSED: &str = "refused";
+
+/// The key under which it keeps how the caller had proven himself. The same callback proven otherwise is
+/// the same callback.
+pub const PROVEN_BY: &str = "proven_by";

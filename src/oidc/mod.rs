@@ -22,7 +22,7 @@ pub use claims::{Ours, Repository, WorkflowFile};
 /// How far the issuer's clock and ours may be apart, in seconds.
 const LEEWAY: u64 = 60;
 /// GitHub's tokens have about 2 KiB.
-const LONGEST: usize = 16 * 1024;
+const LONGEST: usize = 8 * 1024;
 
 /// Settles whether a token is that of a run of ours.
 pub struct Verifier {
@@ -57,6 +57,12 @@ impl Verifier {
             validation,
             ours,
         }
+    }
+
+    /// Who issues the tokens.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        self.keys.issuer()
     }
 
     /// The run that `token` was issued to.

@@ -8,8 +8,10 @@ mod harness;
 mod log;
 
 mod budget;
+mod check;
 mod child;
 mod commands;
+mod image;
 mod kills;
 mod people;
 #[expect(dead_code, reason = "shared with the tests of an absent database")]
@@ -17,6 +19,7 @@ mod people;
 mod proxy;
 mod restored;
 mod settings;
+mod silent;
 mod stops;
 mod sweep;
 mod workflows;
