@@ -18,6 +18,8 @@ pub mod cors;
 mod docs;
 mod etag;
 pub mod feed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod github;
 mod health;
 pub mod metrics;

@@ -61,6 +61,9 @@ pub(super) struct Http {
     client: reqwest::Client,
     timeouts: Timeouts,
     metrics: Option<Metrics>,
+    /// What answers instead of the vendor.
+    #[cfg(any(test, fuzzing))]
+    script: Option<super::fuzzing::Script>,
 }
 
 impl Http {
@@ -81,7 +84,28 @@ impl Http {
             client,
             timeouts,
             metrics: None,
+            #[cfg(any(test, fuzzing))]
+            script: None,
         })
+    }
+
+    /// At `address`, where a script answers and nobody is called.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn scripted(vendor: Vendor, address: &str, script: &super::fuzzing::Script) -> Self {
+        static CLIENT: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
+        let base = Url::parse(address).expect("the address of a harness");
+        let make = || client(vendor.as_str(), &base, Timeouts::default());
+        Self {
+            vendor,
+            setting: "THE_ADDRESS",
+            client: CLIENT
+                .get_or_init(|| make().expect("there are roots"))
+                .clone(),
+            base,
+            timeouts: Timeouts::default(),
+            metrics: None,
+            script: Some(script.clone()),
+        }
     }
 
     pub(super) fn count_in(&mut self, metrics: &Metrics) {
@@ -147,6 +171,14 @@ impl Http {
             Ok(result) => result,
             Err(_) => Err(self.get(segments).origin.unavailable("timed out")),
         }
+    }
+
+    async fn exchange(&self, request: RequestBuilder, most: usize) -> Exchange {
+        #[cfg(any(test, fuzzing))]
+        if let Some(script) = &self.script {
+            return script.play(&self.base, request, most);
+        }
+        exchange(request, most).await
     }
 
     /// The error for a request that was not sent.
@@ -329,7 +361,7 @@ impl Call<'_> {
             most,
         } = self;
         let started = Instant::now();
-        let outcome = exchange(request, most).await;
+        let outcome = http.exchange(request, most).await;
         let status = match &outcome {
             Ok((status, ..)) | Err((Some(status), _)) => Some(status.as_u16()),
             Err((None, _)) => None,
@@ -361,7 +393,7 @@ impl Call<'_> {
     }
 }
 
-type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
+pub(super) type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
 
 async fn exchange(request: RequestBuilder, most: usize) -> Exchange {
     let mut response = request.send().await.map_err(|e| (None, no_answer(&e)))?;
@@ -449,7 +481,10 @@ impl Answer {
     /// `Unavailable` when it is not what the vendor documents. serde's own message would quote the
     /// body, so only the place is told.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, VendorError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+        // What is passed over is not looked at: only of a text is all of it JSON.
+        let text =
+            str::from_utf8(&self.body).map_err(|_| self.unusable("a body that is no text"))?;
+        serde_json::from_str(text).map_err(|error| {
             self.unusable(&format!(
                 "broken body at line {} column {}",
                 error.line(),
@@ -460,7 +495,7 @@ impl Answer {
 
     /// The body of a refusal, if it is the vendor's.
     pub(super) fn refusal<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_slice(&self.body).ok()
+        serde_json::from_str(str::from_utf8(&self.body).ok()?).ok()
     }
 
     /// The error for an answer that can't be used, though its status may be fine.

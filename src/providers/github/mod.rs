@@ -6,6 +6,8 @@
 //! requests, which GitHub also answers as 403.
 
 mod credential;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod runs;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,8 @@
 //! A deleted server is gone when its action has succeeded or its id answers 404, and the list
 //! agrees. Neither a `Deletion` nor an empty list is that proof alone.
 
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod lists;
 mod prices;
 mod shapes;

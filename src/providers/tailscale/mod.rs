@@ -5,6 +5,8 @@
 //! pages) and are what absence is read from.
 
 mod credential;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod shapes;
 
 use std::collections::BTreeMap;
