@@ -7,8 +7,6 @@
 //!
 //! Inputs are text where their parser's are: a line that says what is asked, headers, a body.
 
-use std::cell::LazyCell;
-
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use tokio::runtime::{Builder, Runtime};
 
@@ -54,10 +52,10 @@ pub(crate) fn headers_and_body(mut input: &[u8]) -> (HeaderMap, &[u8]) {
 /// Runs what never waits for anybody.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     thread_local! {
-        static RUNTIME: LazyCell<Runtime> = LazyCell::new(|| {
-            let mut builder = Builder::new_current_thread();
-            builder.enable_time().build().expect("a runtime without I/O needs nothing")
-        });
+        static RUNTIME: Runtime = Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime without I/O needs nothing");
     }
     RUNTIME.with(|runtime| runtime.block_on(work))
 }
@@ -68,7 +66,9 @@ mod tests {
     use std::fs;
     use std::path::Path;
 
-    const TARGETS: [(&str, fn(&[u8])); 10] = [
+    type Target = (&'static str, fn(&[u8]));
+
+    const TARGETS: [Target; 10] = [
         ("callback_body", super::callback_body),
         ("cursor", super::cursor),
         ("github_answers", super::github_answers),

@@ -1,5 +1,7 @@
 //! Tokens of others, for `fuzz/`: see [`crate::fuzzing`].
 
+#![expect(clippy::missing_panics_doc, reason = "a panic is what is looked for")]
+
 use std::sync::LazyLock;
 
 use aws_lc_rs::encoding::{AsDer, Pkcs8V1Der};

@@ -1,6 +1,8 @@
 //! The vendors' answers, for `fuzz/`: see [`crate::fuzzing`]. Clients are the product's own, down to the
 //! request that they make; a [`Script`] answers it.
 
+#![expect(clippy::missing_panics_doc, reason = "a panic is what is looked for")]
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
