@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::check::{self, Credentials, Finding, Whose};
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
 use crate::http::feed::Feed;
@@ -115,6 +116,7 @@ pub struct App {
     tracker: TaskTracker,
     intake: CancellationToken,
     work: CancellationToken,
+    credentials: Credentials,
 }
 
 impl App {
@@ -151,6 +153,18 @@ impl App {
                 .map(|(client, tag)| (Arc::new(client.counted_in(&metrics)), tag)),
             controller,
         };
+        let proof = Arc::new(config.proof);
+        let whose = match database.private {
+            Some(_) => Whose::Ours,
+            None => Whose::Theirs,
+        };
+        let mut credentials = Credentials {
+            hetzner: vendors.hetzner.clone(),
+            tailscale: vendors.tailscale.clone(),
+            github: None,
+            proof: proof.clone(),
+            database: check::Database::Open(pool.clone(), whose),
+        };
         for hands in hands(&vendors) {
             let worker = Worker::new(
                 pool.clone(),
@@ -167,6 +181,7 @@ impl App {
         let github = config
             .github
             .map(|github| Arc::new(github.counted_in(&metrics)));
+        credentials.github.clone_from(&github);
         let outbox = github.clone().map(|github| {
             Dispatcher::new(
                 pool.clone(),
@@ -212,7 +227,7 @@ impl App {
             pool: pool.clone(),
             feed: follow(pool, &changes, stuck_after, &tracker, &intake),
             changes,
-            proof: Arc::new(config.proof),
+            proof,
             tokens: Arc::new(config.tokens),
             origins: config.origins,
             webhooks: config.webhooks.map(Arc::new),
@@ -251,7 +266,15 @@ impl App {
             tracker,
             intake,
             work,
+            credentials,
         })
+    }
+
+    /// Has the log say, beside all else, what is amiss with the credentials and what `own` found.
+    pub fn check_credentials(&self, own: Vec<Finding>) {
+        let looking = check::look_and_log(own, self.credentials.clone());
+        let stop = self.work.clone();
+        self.tracker.spawn(stop.run_until_cancelled_owned(looking));
     }
 
     /// Where it listens.

@@ -13,16 +13,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::Connection;
-use tokio::sync::{Semaphore, broadcast};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::domain::backoff::Backoff;
-use crate::domain::names::ProvisionId;
 use crate::providers::github::StartedRun;
 use crate::providers::{GitHub, VendorError};
 use crate::rollback::jittered;
-use crate::store::changes::Changes;
+use crate::store::changes::{Changes, Subscription};
 use crate::store::dispatches::{
     self, ClaimedDispatch, Outcome, Reported, claim_due_dispatch, next_due_in,
 };
@@ -75,7 +74,6 @@ impl Dispatcher {
         self.stop.run_until_cancelled(begun.cancelled()).await;
         let dispatcher = Arc::new(self);
         let slots = Arc::new(Semaphore::new(AT_ONCE));
-        // Before the first look, so that no change after it goes unheard.
         let mut changes = dispatcher.changes.subscribe();
         while !dispatcher.stop.is_cancelled() {
             let Some(Ok(slot)) = dispatcher
@@ -85,7 +83,7 @@ impl Dispatcher {
             else {
                 break;
             };
-            while changes.try_recv().is_ok() {}
+            changes.forget();
             match dispatcher.claim().await {
                 Ok(Some(dispatch)) => {
                     let dispatcher = dispatcher.clone();
@@ -119,7 +117,7 @@ impl Dispatcher {
     }
 
     /// Until something changes, or is due, or it is time to look anyway.
-    async fn wait(&self, changes: &mut broadcast::Receiver<ProvisionId>) {
+    async fn wait(&self, changes: &mut Subscription) {
         let next = in_time(async {
             let mut db = self.pool.acquire().await?;
             next_due_in(&mut db).await
@@ -130,11 +128,9 @@ impl Dispatcher {
             .flatten()
             .unwrap_or(LOOK_EVERY)
             .clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-            _ = changes.recv() => {}
-        }
+        self.stop
+            .run_until_cancelled(changes.wait(Duration::ZERO, pause))
+            .await;
     }
 
     async fn send(&self, dispatch: &ClaimedDispatch) {

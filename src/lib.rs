@@ -23,6 +23,7 @@
 //!   sent, shared by all replicas. [`ceiling`]: how old an orphan can get.
 //! - [`app`]: builds the parts, runs them, stops them. [`config`]: every setting. [`metrics`]: what
 //!   is counted. [`signing`]: the secrets of what comes in signed and goes out signed.
+//! - [`check`]: what each credential can do, found out without changing anything.
 //! - [`cli`]: `list`, `show` and `watch`, which ask a running service.
 //! - [`postgres`]: the private Postgres where there is no other.
 //! - [`sim`]: simulated vendors behind real HTTP. [`demo`]: all of it together.
@@ -33,6 +34,7 @@
 pub mod app;
 pub mod budget;
 pub mod ceiling;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod demo;

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use anyhow::bail;
 use backstop::app::{App, OpenDatabase};
+use backstop::check::{self, Credentials, Verdict};
 use backstop::cli;
 use backstop::config::{Database, DatabaseSettings, Settings, VendorSettings};
 use backstop::domain::names::ProvisionId;
@@ -65,6 +66,14 @@ enum Command {
         vendors: VendorSettings,
         #[command(flatten)]
         database: DatabaseSettings,
+    },
+    /// Tell what each credential can do, and change nothing
+    Check {
+        /// For programs
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        settings: Box<Settings>,
     },
     /// Make a provision's unsettled steps due now
     Rollback {
@@ -133,11 +142,13 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Serve(settings) => {
             let mut told_to_stop = std::pin::pin!(told_to_stop()?);
+            let own = check::own::settings(&settings);
             let started = tokio::select! {
                 () = &mut told_to_stop => return Ok(ExitCode::SUCCESS),
                 started = App::start(settings.check()?, Durability::Kept) => started?,
             };
             println!("listening on http://{}", started.address());
+            started.check_credentials(own);
             started.run_until(told_to_stop).await?;
         }
         Command::Demo(settings) => {
@@ -157,6 +168,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 Mandate::Report
             };
             return sweep(mandate, &vendors, &database).await;
+        }
+        Command::Check { json, settings } => {
+            let show = if json {
+                check::table::json
+            } else {
+                check::table::table
+            };
+            return Box::pin(check(*settings, show)).await;
         }
         Command::Rollback { id, database } => rollback(id, &database).await?,
         Command::Resume {
@@ -193,6 +212,20 @@ fn sentence(error: &anyhow::Error) -> String {
     })
 }
 
+/// Opens the database that a service works on: to look for a provision in one that is made for it
+/// would find none, and hide that the command was pointed at the wrong place.
+async fn open_existing(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {
+    if let Database::Private(folder) = settings.check()?
+        && !PrivatePostgres::exists_in(&folder)
+    {
+        bail!(
+            "there is no database in {}: name the service's with DATABASE_URL or BACKSTOP_DATA_DIR",
+            folder.display()
+        );
+    }
+    open(settings).await
+}
+
 async fn open(settings: &DatabaseSettings) -> anyhow::Result<OpenDatabase> {
     let mut database = settings.check()?;
     if let Database::Private(folder) = &database
@@ -210,6 +243,15 @@ async fn sweep(
     database: &DatabaseSettings,
 ) -> anyhow::Result<ExitCode> {
     let (hetzner, tailscale) = vendors.check()?;
+    if let Database::Private(folder) = database.check()?
+        && !PrivatePostgres::exists_in(&folder)
+    {
+        tracing::warn!(
+            folder = %folder.display(),
+            "there is no database here yet: the vendors are compared with an empty one; name the \
+             service's with DATABASE_URL or BACKSTOP_DATA_DIR"
+        );
+    }
     let database = open(database).await?;
     let vendors = Vendors {
         hetzner: Arc::new(hetzner),
@@ -241,9 +283,31 @@ async fn sweep(
     }
 }
 
+/// Exits with 2 if anything is missing.
+async fn check(
+    settings: Settings,
+    show: fn(&[check::Finding]) -> String,
+) -> anyhow::Result<ExitCode> {
+    let mut findings = check::own::settings(&settings);
+    let credentials = Credentials::of(settings.check()?).await;
+    findings.extend(check::look(&credentials).await);
+    credentials.database.close().await;
+    std::io::stdout().write_all(show(&findings).as_bytes())?;
+    if findings.iter().any(|it| it.verdict == Verdict::Missing) {
+        return Ok(ExitCode::from(2));
+    }
+    match findings
+        .iter()
+        .find(|it| it.verdict == Verdict::NotAnswered)
+    {
+        None => Ok(ExitCode::SUCCESS),
+        Some(finding) => bail!("not everybody answered: {}", finding.sentence),
+    }
+}
+
 /// Workers of a running service take it up within seconds.
 async fn rollback(id: ProvisionId, settings: &DatabaseSettings) -> anyhow::Result<()> {
-    let database = open(settings).await?;
+    let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     // Which kinds of thing the service can delete is its matter: nothing new is planned here.
     let retried = retry_rollback(&mut connection, id, &[] as &[Resource]).await?;
@@ -260,7 +324,7 @@ const LISTED: u32 = 20;
 
 /// Replicas go by time again from their next pulse on.
 async fn resume(settings: &DatabaseSettings) -> anyhow::Result<()> {
-    let database = open(settings).await?;
+    let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     let held = hold::resume(&mut connection).await?;
     let overdue = hold::past_deadline(&mut connection, LISTED).await?;
@@ -288,7 +352,7 @@ async fn resume(settings: &DatabaseSettings) -> anyhow::Result<()> {
 }
 
 async fn renew_controller(settings: &DatabaseSettings) -> anyhow::Result<()> {
-    let database = open(settings).await?;
+    let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     let renewed = hold::renew_controller(&mut connection).await?;
     drop(connection);

@@ -47,6 +47,7 @@ fn domain_imports_nobody_and_does_no_io() {
     let others = [
         "crate::app",
         "crate::budget",
+        "crate::check",
         "crate::config",
         "crate::demo",
         "crate::dispatch",
@@ -76,6 +77,7 @@ fn http_calls_no_vendor_and_no_worker() {
         &[
             "crate::providers",
             "crate::budget",
+            "crate::check",
             "rollback::worker",
             "crate::dispatch",
             "witness::asker",
@@ -145,6 +147,7 @@ fn store_and_providers_know_nothing_above_them() {
         "crate::dispatch",
         "crate::witness",
         "crate::app",
+        "crate::check",
         "crate::sim",
         "crate::demo",
     ];

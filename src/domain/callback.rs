@@ -426,6 +426,11 @@ fn live(mut change: Change, callback: &Callback, now: DateTime<Utc>) -> Change {
         Message::Progress { reported, .. } if provision.status == Status::Running => {
             attempt.learn_what_is_blank(reported);
         }
+        // An earlier one that is sent again cannot be told from a new one.
+        Message::Progress {
+            step: None,
+            reported,
+        } => attempt.learn_what_is_blank(reported),
         Message::Progress { step, reported } => {
             attempt.learn(reported);
             attempt.step = step.clone().or(attempt.step.take());

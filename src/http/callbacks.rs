@@ -11,7 +11,6 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
-use tokio::sync::broadcast::error::RecvError;
 use tokio::time::{Instant, timeout_at};
 
 use super::answers::{Failed, Progressed, Started, Succeeded, TailscaleNames};
@@ -266,7 +265,7 @@ async fn rolled_back(
         tokio::select! {
             () = api.stop.cancelled() => {}
             // Heard, or time to look anyway: look.
-            _ = timeout_at(look_at, hear_of(&mut changes, id)) => {}
+            _ = timeout_at(look_at, changes.changed_of(id)) => {}
         }
     }
 }
@@ -280,17 +279,6 @@ async fn rollback_of(
     views::rollback_of_attempt(&mut db, id, attempt, api.stuck_after)
         .await?
         .ok_or_else(Problem::internal)
-}
-
-async fn hear_of(changes: &mut tokio::sync::broadcast::Receiver<ProvisionId>, id: ProvisionId) {
-    loop {
-        match changes.recv().await {
-            Ok(other) if other != id => {}
-            Ok(_) | Err(RecvError::Lagged(_)) => return,
-            // The clock will do.
-            Err(RecvError::Closed) => std::future::pending().await,
-        }
-    }
 }
 
 /// `Prefer: wait=20` ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240)), at most

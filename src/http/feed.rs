@@ -13,8 +13,7 @@ use tokio::sync::{Notify, Semaphore, broadcast};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::domain::names::ProvisionId;
-use crate::store::changes::Changes;
+use crate::store::changes::{Changes, Subscription};
 use crate::store::feed::{self, Piece, Position, Then};
 use crate::store::{Pool, StoreError, in_time};
 
@@ -181,7 +180,7 @@ impl Feed {
         let mut commented_at = Instant::now();
         loop {
             self.wait(pause, &mut changes).await;
-            while changes.try_recv().is_ok() {}
+            changes.forget();
             let Some(from) = self.readers_know() else {
                 (looked_at, commented_at) = (Instant::now(), Instant::now());
                 pause = Duration::MAX;
@@ -213,12 +212,12 @@ impl Feed {
     }
 
     /// Until that long has passed, or something changes.
-    async fn wait(&self, pause: Duration, changes: &mut broadcast::Receiver<ProvisionId>) {
+    async fn wait(&self, pause: Duration, changes: &mut Subscription) {
         let told_to_look = async {
             tokio::time::sleep(LOOK_AT_MOST_EVERY).await;
             tokio::select! {
                 () = self.0.look.notified() => {}
-                _ = changes.recv() => {}
+                () = changes.changed() => {}
             }
         };
         tokio::select! {

@@ -85,6 +85,12 @@ impl ProofOfCaller {
         self
     }
 
+    /// Settles whose run a token is. `None`: tokens are not taken.
+    #[must_use]
+    pub fn tokens(&self) -> Option<&Verifier> {
+        self.tokens.as_ref()
+    }
+
     /// Whether there is anything to check at all, so that nobody's body is read for nothing.
     pub(super) fn require_credentials(&self, headers: &HeaderMap) -> Result<(), Problem> {
         let with_token = self.tokens.is_some() && tokens::bearer(headers).is_some();

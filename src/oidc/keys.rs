@@ -65,6 +65,11 @@ impl Keys {
         }
     }
 
+    /// Whose keys they are.
+    pub(super) fn issuer(&self) -> &Issuer {
+        &self.issuer
+    }
+
     /// The key that tokens call `kid`.
     pub(super) async fn find(&self, kid: &str) -> Result<Arc<DecodingKey>, NoKey> {
         let _one_at_a_time = match self.held().look(kid, Instant::now()) {

@@ -61,6 +61,12 @@ impl Verifier {
         }
     }
 
+    /// Who issues the tokens.
+    #[must_use]
+    pub fn issuer(&self) -> &Issuer {
+        self.keys.issuer()
+    }
+
     /// The run that `token` was issued to.
     ///
     /// # Errors

@@ -259,6 +259,12 @@ impl PrivatePostgres {
         }
     }
 
+    /// Whether there is a cluster in this folder, running or not.
+    #[must_use]
+    pub fn exists_in(data_dir: &Path) -> bool {
+        find::newest_cluster(data_dir).is_some()
+    }
+
     /// How to connect to the database `backstop`, as a superuser.
     #[must_use]
     pub fn options(&self) -> PgConnectOptions {

@@ -174,10 +174,15 @@ fn machine_code(code: &str) -> Option<&str> {
     well_formed.then_some(code)
 }
 
-/// Makes text fit for a log line or a table cell: no control characters, at most 200 characters.
-pub(super) fn one_line(text: &str) -> String {
+/// Makes text fit for a log line or a table cell: no characters that control, break or turn a line, at
+/// most 200 characters.
+pub(crate) fn one_line(text: &str) -> String {
+    let spoils = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
     text.chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
+        .map(|c| if spoils(c) { ' ' } else { c })
         .take(200)
         .collect()
 }

@@ -2,7 +2,9 @@
 //!
 //! Every request has a time-out, a largest answer and no redirects: a token sent to the vendor
 //! must not follow a `Location` to somebody else. Bodies are asked for uncompressed, so what is
-//! counted is what is held. The usual proxy variables are honoured.
+//! counted is what is held. What we showed of a secret is taken out of an answer before anybody reads
+//! it: a vendor that repeats it must not bring it into a log or the ledger. The usual proxy variables
+//! are honoured.
 
 use std::future::Future;
 use std::time::{Duration, Instant};
@@ -27,6 +29,9 @@ const LARGEST_ERROR_BODY: usize = 64 * 1024;
 const LONGEST_RESET_WAIT: Duration = Duration::from_secs(60);
 /// A `Retry-After` is obeyed, within reason.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+
+/// What is shorter is no secret, and may well be in an answer by itself.
+const SHORTEST_SECRET: usize = 16;
 
 const RATELIMIT_RESET: HeaderName = HeaderName::from_static("ratelimit-reset");
 
@@ -135,6 +140,10 @@ impl Http {
         self.call(Method::POST, segments)
     }
 
+    pub(super) fn put(&self, segments: &[&str]) -> Call<'_> {
+        self.call(Method::PUT, segments)
+    }
+
     pub(super) fn delete(&self, segments: &[&str]) -> Call<'_> {
         self.call(Method::DELETE, segments)
     }
@@ -157,6 +166,7 @@ impl Http {
             origin,
             http: self,
             most: LARGEST_BODY,
+            secret: None,
         }
     }
 
@@ -308,12 +318,18 @@ pub(super) struct Call<'a> {
     http: &'a Http,
     /// Bytes of a success's body.
     most: usize,
+    /// What the vendor is shown and must not be quoted with.
+    secret: Option<SecretString>,
 }
 
 impl Call<'_> {
     pub(super) fn bearer(mut self, token: &HeaderValue) -> Self {
         let name = reqwest::header::AUTHORIZATION;
         self.request = self.request.header(name, token.clone());
+        let shown = token.to_str().ok();
+        self.secret = shown
+            .and_then(|it| it.strip_prefix("Bearer "))
+            .map(Into::into);
         self
     }
 
@@ -338,8 +354,10 @@ impl Call<'_> {
         self
     }
 
-    pub(super) fn form(mut self, form: &impl Serialize) -> Self {
+    /// Sends a form that shows `secret`.
+    pub(super) fn form(mut self, form: &impl Serialize, secret: &SecretString) -> Self {
         self.request = self.request.form(form);
+        self.secret = Some(secret.clone());
         self
     }
 
@@ -359,6 +377,7 @@ impl Call<'_> {
             origin,
             http,
             most,
+            secret,
         } = self;
         let started = Instant::now();
         let outcome = http.exchange(request, most).await;
@@ -381,7 +400,7 @@ impl Call<'_> {
             Ok((status, headers, body)) => Ok(Answer {
                 status,
                 headers,
-                body,
+                body: without(secret.as_ref(), body),
                 origin,
             }),
             Err((status, why)) => Err(VendorError::Unavailable(origin.failed(
@@ -423,6 +442,30 @@ async fn read(mut response: Response, most: usize) -> Result<Vec<u8>, String> {
         body.extend_from_slice(&chunk);
     }
     Ok(body)
+}
+
+/// The body without the secret, as far as it is repeated as it is.
+fn without(secret: Option<&SecretString>, body: Vec<u8>) -> Vec<u8> {
+    let secret = secret.map(|it| it.expose_secret().as_bytes());
+    let Some(secret) = secret.filter(|it| it.len() >= SHORTEST_SECRET) else {
+        return body;
+    };
+    let found = |from: usize| {
+        let rest = body.get(from..)?;
+        let at = rest.windows(secret.len()).position(|it| it == secret)?;
+        Some(from + at)
+    };
+    let (mut cleaned, mut kept_to) = (Vec::new(), 0);
+    while let Some(at) = found(kept_to) {
+        cleaned.extend_from_slice(&body[kept_to..at]);
+        cleaned.extend_from_slice(b"[secret]");
+        kept_to = at + secret.len();
+    }
+    if kept_to == 0 {
+        return body;
+    }
+    cleaned.extend_from_slice(&body[kept_to..]);
+    cleaned
 }
 
 /// Why there was none, in words that do not show the address.

@@ -29,6 +29,7 @@ pub mod hetzner;
 pub mod tailscale;
 mod webhook;
 
+pub(crate) use error::one_line;
 pub use error::{FailedCall, SetupError, VendorError};
 pub use github::GitHub;
 pub use hetzner::Hetzner;

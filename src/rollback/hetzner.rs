@@ -8,7 +8,7 @@ use super::sight::Sight;
 use crate::domain::fields::VendorId;
 use crate::domain::names::{Names, PROVISION_LABEL};
 use crate::domain::step::Proof;
-use crate::providers::hetzner::{ActionStatus, Deletion, Server};
+use crate::providers::hetzner::{Action, ActionStatus, Deletion, Server};
 use crate::providers::{Hetzner, VendorError};
 use crate::store::ledger::{ClaimedStep, Outcome, Subject};
 
@@ -22,7 +22,7 @@ pub(super) fn looks(steps: &[ClaimedStep]) -> u32 {
 /// What one look shows, for a whole batch. The list is begun after the actions were asked after, so
 /// that it can prove what they claim.
 pub(super) struct View {
-    actions: HashMap<u64, ActionStatus>,
+    actions: HashMap<u64, Action>,
     servers: Vec<Server>,
 }
 
@@ -31,7 +31,7 @@ pub(super) async fn look(client: &Hetzner, steps: &[ClaimedStep]) -> Result<View
     let mut actions = HashMap::new();
     if !ids.is_empty() {
         for action in client.actions(&ids).await? {
-            actions.insert(action.id, action.status);
+            actions.insert(action.id, action);
         }
     }
     let provisions: BTreeSet<String> = steps
@@ -88,7 +88,7 @@ async fn remove(
         let because = format!("{vendor_id} is no server id");
         return Ok(judge.not_ours(step, because));
     };
-    let action = action_of(step).and_then(|id| view.actions.get(&id));
+    let action = status_of(step, &view.actions);
     let listed = view.servers.iter().find(|server| server.id == id);
 
     match (&step.accepted, action) {
@@ -159,6 +159,18 @@ fn action_of(step: &ClaimedStep) -> Option<u64> {
     step.accepted.as_ref()?.action_id
 }
 
-fn is_running(step: &ClaimedStep, actions: &HashMap<u64, ActionStatus>) -> bool {
-    action_of(step).and_then(|id| actions.get(&id)) == Some(&ActionStatus::Running)
+/// How far the delete is; `None` also if the vendor now says that it is another server's.
+fn status_of<'a>(
+    step: &ClaimedStep,
+    actions: &'a HashMap<u64, Action>,
+) -> Option<&'a ActionStatus> {
+    let Subject::Id(id) = &step.subject else {
+        return None;
+    };
+    let action = actions.get(&action_of(step)?)?;
+    (action.deletes?.to_string() == id.as_str()).then_some(&action.status)
+}
+
+fn is_running(step: &ClaimedStep, actions: &HashMap<u64, Action>) -> bool {
+    status_of(step, actions) == Some(&ActionStatus::Running)
 }

@@ -11,8 +11,8 @@ use crate::domain::absence::{Verdict, judge_empty_list};
 use crate::domain::backoff::Backoff;
 use crate::domain::fields::VendorId;
 use crate::domain::names::ControllerId;
-use crate::providers::VendorError;
 use crate::providers::hetzner::RateLimit;
+use crate::providers::{VendorError, one_line};
 use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome};
 
 /// What is locked is locked for seconds: the vendor is finishing something else.
@@ -128,7 +128,8 @@ impl Judge<'_> {
             Ok(ids) => Outcome::Found(ids),
             Err(id) => Outcome::Failed {
                 error: format!(
-                    "the vendor lists {id:?}, which is no {}'s id",
+                    "the vendor lists {:?}, which is no {}'s id",
+                    one_line(&id),
                     step.resource
                 ),
                 retry_in: self.retry.cap,

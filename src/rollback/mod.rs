@@ -14,6 +14,7 @@ pub mod worker;
 use sqlx::{Connection, PgConnection};
 
 pub(crate) use judge::{LOOK_FOR_LATE_ARRIVALS_EVERY, jittered};
+pub(crate) use sight::{Blind, Look, Shown};
 
 use crate::domain::names::{AttemptNumber, ProvisionId};
 use crate::domain::provision::{Change, PlannedStep};

@@ -17,7 +17,7 @@ use tokio::time::{Instant, timeout};
 
 use super::judge::Judge;
 use super::worker::Hands;
-use crate::domain::names::{CONTROLLER_LABEL, Names, PROVISION_LABEL, ProvisionId};
+use crate::domain::names::{CONTROLLER_LABEL, ControllerId, Names, PROVISION_LABEL, ProvisionId};
 use crate::domain::step::Proof;
 use crate::providers::tailscale::Device;
 use crate::providers::{Hetzner, Tailscale, VendorError};
@@ -48,14 +48,26 @@ pub(super) struct Sight<'a> {
 }
 
 /// Why an absence does not count.
-#[derive(Debug, Clone)]
-enum Blind {
+#[derive(Debug, Clone, thiserror::Error)]
+pub(crate) enum Blind {
     /// None of the machines that should be running is there.
+    #[error("{0}")]
     Suspect(&'static str),
     /// The vendor could not be asked.
+    #[error("{0}")]
     Vendor(VendorError),
     /// The database could not be asked, or it took too long.
+    #[error("{0}")]
     Unknown(String),
+}
+
+/// What the vendor's list shows of the machines that should be running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shown {
+    /// One of them, at least.
+    AMachine,
+    /// No machine should be running.
+    NothingToShow,
 }
 
 impl<'a> Sight<'a> {
@@ -96,6 +108,34 @@ impl<'a> Sight<'a> {
         if self.last.counts() {
             return Ok(());
         }
+        let look = Look {
+            pool: self.pool,
+            hands: self.hands,
+            controller: self.judge.controller,
+        };
+        if look.look().await? == Shown::AMachine {
+            self.last.note();
+        }
+        Ok(())
+    }
+}
+
+/// A look at the vendor's list, for machines that should be running.
+pub(crate) struct Look<'a> {
+    /// Knows them.
+    pub(crate) pool: &'a Pool,
+    /// Shows them.
+    pub(crate) hands: &'a Hands,
+    /// Who this database is to the vendors.
+    pub(crate) controller: ControllerId,
+}
+
+impl Look<'_> {
+    /// Looks.
+    ///
+    /// # Errors
+    /// [`Blind`] if none of them is there, or nobody knows.
+    pub(crate) async fn look(&self) -> Result<Shown, Blind> {
         let looked = timeout(AT_MOST, async {
             match self.hands {
                 Hands::Hetzner(client) => self.look_for_servers(client).await,
@@ -108,25 +148,24 @@ impl<'a> Sight<'a> {
         })
     }
 
-    async fn look_for_servers(&self, client: &Hetzner) -> Result<(), Blind> {
+    async fn look_for_servers(&self, client: &Hetzner) -> Result<Shown, Blind> {
         for _ in 0..ROUNDS {
             let mut db = self.pool.acquire().await.map_err(StoreError::from)?;
             let expected = running::newest_servers(&mut db, NEWEST).await?;
             drop(db);
             if expected.is_empty() {
-                return Ok(());
+                return Ok(Shown::NothingToShow);
             }
             let ids: Vec<ProvisionId> = expected.iter().map(|it| it.provision).collect();
             let provisions: Vec<String> = ids.iter().map(ProvisionId::to_string).collect();
             let newest = format!("{PROVISION_LABEL} in ({})", provisions.join(","));
-            let all = format!("{CONTROLLER_LABEL}={}", self.judge.controller);
+            let all = format!("{CONTROLLER_LABEL}={}", self.controller);
             for selector in [newest, all] {
                 let listed = client.servers_by_label(&selector).await?;
                 let listed: Vec<String> = listed.iter().map(|it| it.id.to_string()).collect();
                 let mut db = self.pool.acquire().await.map_err(StoreError::from)?;
                 if running::includes_server(&mut db, &listed).await? {
-                    self.last.note();
-                    return Ok(());
+                    return Ok(Shown::AMachine);
                 }
             }
             if self.all_still_run(&ids).await? {
@@ -140,13 +179,13 @@ impl<'a> Sight<'a> {
         Err(unsteady())
     }
 
-    async fn look_for_devices(&self, client: &Tailscale, tag: &str) -> Result<(), Blind> {
+    async fn look_for_devices(&self, client: &Tailscale, tag: &str) -> Result<Shown, Blind> {
         for _ in 0..ROUNDS {
             let mut db = self.pool.acquire().await.map_err(StoreError::from)?;
             let expected = running::devices(&mut db).await?;
             drop(db);
             if expected.is_empty() {
-                return Ok(());
+                return Ok(Shown::NothingToShow);
             }
             let names: HashSet<String> = expected
                 .iter()
@@ -163,8 +202,7 @@ impl<'a> Sight<'a> {
                         || node_ids.contains(device.node_id.as_str()))
             };
             if client.devices().await?.iter().any(is_expected) {
-                self.last.note();
-                return Ok(());
+                return Ok(Shown::AMachine);
             }
             let ids: Vec<ProvisionId> = expected.iter().map(|it| it.provision).collect();
             if self.all_still_run(&ids).await? {

@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use sqlx::Connection;
-use tokio::sync::{Notify, Semaphore, broadcast};
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,12 +28,12 @@ use super::{hetzner, tailscale};
 use crate::budget::{Asked, Budget, Permit};
 use crate::domain::backoff::Backoff;
 use crate::domain::budget::{PERMIT_LASTS, Purpose, Reserve};
-use crate::domain::names::{ControllerId, ProvisionId};
+use crate::domain::names::ControllerId;
 use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::providers::hetzner::RateLimit;
 use crate::providers::{Hetzner, Tailscale, Vendor};
-use crate::store::changes::Changes;
+use crate::store::changes::{Changes, Subscription};
 use crate::store::ledger::{
     self, ClaimedStep, Outcome, Reported, Subject, claim_due_steps, next_due_in,
 };
@@ -154,7 +154,6 @@ impl Worker {
     pub async fn run(self, tracker: TaskTracker) {
         let worker = Arc::new(self);
         let slots = Arc::new(Semaphore::new(BATCHES_AT_ONCE));
-        // Before the first look, so that no change after it goes unheard.
         let mut changes = worker.changes.subscribe();
         let vendor = worker.hands.vendor();
         while !worker.stop.is_cancelled() {
@@ -165,7 +164,7 @@ impl Worker {
             else {
                 break;
             };
-            while changes.try_recv().is_ok() {}
+            changes.forget();
             match worker.next().await {
                 Ok(Next::Batch(batch)) => {
                     let worker = worker.clone();
@@ -260,14 +259,13 @@ impl Worker {
 
     /// Until something changes, or the budget may have, or `next` is due, or it is time to look
     /// anyway.
-    async fn wait(&self, changes: &mut broadcast::Receiver<ProvisionId>, next: Option<Duration>) {
+    async fn wait(&self, changes: &mut Subscription, next: Option<Duration>) {
         let pause = next
             .unwrap_or(LOOK_EVERY)
             .clamp(LOOK_AT_MOST_EVERY, LOOK_EVERY);
         tokio::select! {
             () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-            _ = changes.recv() => {}
+            () = changes.wait(Duration::ZERO, pause) => {}
             () = self.settled.notified() => {}
         }
     }

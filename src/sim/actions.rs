@@ -5,21 +5,13 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 
 use super::{
+    options::Permission,
     snapshot::{RunAttempt, WorkflowRun},
     tailnet::random_word,
 };
 
 /// The first run's id is beyond this one: real ones do not fit 32 bits.
 const RUNS_BEFORE: u64 = 17_402_115_000;
-
-/// What an installation token may do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Permission {
-    /// Read the repository's actions.
-    Read,
-    /// Read them and start workflows.
-    Write,
-}
 
 /// Runs and tokens.
 #[derive(Debug, Default)]

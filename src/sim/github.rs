@@ -12,10 +12,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
-    actions::Permission,
     clock::{self, stamp},
     exchange::{Answer, Request},
     github_app::{self, NewToken},
+    options::Permission,
     snapshot::{Effect, WorkflowRun},
     world::World,
 };
@@ -27,6 +27,7 @@ const DOCS: &str = "https://docs.github.com/rest";
 const NEWER_VERSION: &str = "2026-03-10";
 const VERSIONS: [&str; 2] = ["2022-11-28", NEWER_VERSION];
 const MOST_INPUTS: usize = 25;
+const WORKFLOW_ID: u64 = 159_038;
 
 /// An error: a status, the vendor's message, and where it is documented.
 pub(super) struct Problem {
@@ -76,6 +77,10 @@ impl Problem {
 
 /// A request that exists.
 enum Route<'a> {
+    GetWorkflow {
+        repository: String,
+        workflow: &'a str,
+    },
     Dispatch {
         repository: String,
         workflow: &'a str,
@@ -112,6 +117,10 @@ fn route<'a>(method: &Method, segments: &[&'a str]) -> Option<Route<'a>> {
                 "dispatches",
             ],
         ) => Route::Dispatch {
+            repository: named(owner, name),
+            workflow,
+        },
+        ("GET", ["repos", owner, name, "actions", "workflows", workflow]) => Route::GetWorkflow {
             repository: named(owner, name),
             workflow,
         },
@@ -181,12 +190,20 @@ fn act(world: &mut World, request: &Request) -> Result<Answer, Problem> {
         Route::GetInstallation { repository } => {
             github_app::authenticate(world, request)?;
             check_repository(world, &repository)?;
-            Ok(github_app::installation())
+            Ok(github_app::installation(world))
         }
         Route::IssueToken { installation } => {
             github_app::authenticate(world, request)?;
             let wanted = NewToken::parse(installation, &request.body)?;
             github_app::issue_token(world, &wanted)
+        }
+        Route::GetWorkflow {
+            repository,
+            workflow,
+        } => {
+            authorize(world, request)?;
+            check_repository(world, &repository)?;
+            get_workflow(world, workflow)
         }
         Route::Dispatch {
             repository,
@@ -222,7 +239,7 @@ fn authorize(world: &World, request: &Request) -> Result<Permission, Problem> {
         .ok_or_else(|| refused("Bad credentials"))?
         .trim();
     if token == world.options.github_token {
-        return Ok(Permission::Write);
+        return Ok(world.options.grants.github);
     }
     world
         .actions
@@ -236,6 +253,38 @@ fn check_repository(world: &World, repository: &str) -> Result<(), Problem> {
     } else {
         Err(Problem::not_found())
     }
+}
+
+/// <https://docs.github.com/rest/actions/workflows#get-a-workflow>. By its file name or by its id.
+fn get_workflow(world: &World, workflow: &str) -> Result<Answer, Problem> {
+    let file = &world.options.github_workflow;
+    if workflow != file && workflow != WORKFLOW_ID.to_string() {
+        return Err(Problem::not_found());
+    }
+    let repository = &world.options.github_repository;
+    let mut answer = Answer::json(
+        StatusCode::OK,
+        json!({
+            "id": WORKFLOW_ID,
+            "node_id": "MDg6V29ya2Zsb3cxNTkwMzg=",
+            "name": file,
+            "path": format!(".github/workflows/{file}"),
+            "state": world.options.github_workflow_state,
+            "created_at": "2026-01-08T23:48:37Z",
+            "updated_at": "2026-01-08T23:50:21Z",
+            "url": format!(
+                "https://api.github.com/repos/{repository}/actions/workflows/{WORKFLOW_ID}"
+            ),
+            "html_url":
+                format!("https://github.com/{repository}/blob/main/.github/workflows/{file}"),
+        }),
+    );
+    // Of classic tokens alone, on every answer:
+    // https://docs.github.com/apps/oauth-apps/building-oauth-apps/scopes-for-oauth-apps
+    if let Some(scopes) = &world.options.grants.github_classic_scopes {
+        answer.headers.push(("x-oauth-scopes", scopes.clone()));
+    }
+    Ok(answer)
 }
 
 /// The fields of a request to start a workflow.
@@ -390,7 +439,7 @@ pub(super) fn run_json(
         "status": stands.status,
         "conclusion": stands.conclusion,
         "previous_attempt_url": previous,
-        "workflow_id": 159_038,
+        "workflow_id": WORKFLOW_ID,
         "url": url,
         "html_url": format!("https://github.com/{repository}/actions/runs/{id}"),
         "jobs_url": format!("{url}/jobs"),

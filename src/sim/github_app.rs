@@ -10,10 +10,10 @@ use serde::Deserialize;
 use serde_json::json;
 
 use super::{
-    actions::Permission,
     clock::{self, later, stamp},
     exchange::{Answer, Request},
     github::Problem,
+    options::Permission,
     snapshot::Effect,
     world::World,
 };
@@ -73,7 +73,7 @@ pub(super) fn authenticate(world: &World, request: &Request) -> Result<(), Probl
 }
 
 /// The app's installation on the repository.
-pub(super) fn installation() -> Answer {
+pub(super) fn installation(world: &World) -> Answer {
     Answer::json(
         StatusCode::OK,
         json!({
@@ -81,7 +81,7 @@ pub(super) fn installation() -> Answer {
             "repository_selection": "selected",
             "access_tokens_url":
                 format!("https://api.github.com/app/installations/{INSTALLATION}/access_tokens"),
-            "permissions": {"actions": "write", "metadata": "read"},
+            "permissions": world.options.grants.github_app,
             "suspended_at": null,
         }),
     )
@@ -115,15 +115,11 @@ impl NewToken {
         })
     }
 
-    fn permission(&self) -> Result<Permission, Problem> {
-        let Some(wanted) = &self.permissions else {
-            return Ok(Permission::Write);
-        };
+    fn permission(&self, has: &BTreeMap<String, String>) -> Result<Permission, Problem> {
+        let wanted = self.permissions.as_ref().unwrap_or(has);
         let granted = |(name, level): (&String, &String)| {
-            matches!(
-                (name.as_str(), level.as_str()),
-                ("actions", "read" | "write") | ("metadata", "read")
-            )
+            has.get(name)
+                .is_some_and(|it| it == level || (it == "write" && level == "read"))
         };
         if !wanted.iter().all(granted) {
             return Err(Problem::new(
@@ -140,7 +136,7 @@ impl NewToken {
 
 /// Hands out a token of the installation.
 pub(super) fn issue_token(world: &mut World, wanted: &NewToken) -> Result<Answer, Problem> {
-    let permission = wanted.permission()?;
+    let permission = wanted.permission(&world.options.grants.github_app)?;
     let (_, known) = world
         .options
         .github_repository

@@ -14,6 +14,7 @@ use super::{
     hetzner_belongings as belongings, hetzner_json as render, hetzner_pricing,
     hetzner_problem::Problem,
     hetzner_servers::{self as servers, find},
+    options::Permission,
     paging::{Page, paged},
     project::Command,
     rate::RateBucket,
@@ -185,13 +186,20 @@ fn admit(world: &mut World, request: &Request) -> Result<(), Problem> {
         .as_deref()
         .and_then(|value| value.strip_prefix("Bearer "))
         .ok_or_else(|| Problem::unauthorized("token is required"))?;
-    if token.trim() == world.options.hcloud_token {
-        Ok(())
-    } else {
-        Err(Problem::unauthorized(
+    if token.trim() != world.options.hcloud_token {
+        return Err(Problem::unauthorized(
             "the token you have provided is invalid",
-        ))
+        ));
     }
+    // By the vendor's list of errors a 401, before anything is looked for.
+    if world.options.grants.hcloud == Permission::Read && request.method != Method::GET {
+        return Err(Problem::new(
+            StatusCode::UNAUTHORIZED,
+            "token_readonly",
+            "token is only allowed to perform GET requests",
+        ));
+    }
+    Ok(())
 }
 
 fn act(

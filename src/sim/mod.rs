@@ -78,7 +78,7 @@ pub use self::{
     faults::{BrokenBody, Fault, FaultKind, Vendor},
     github_webhooks::Delivery,
     lives::{Life, LifeKind},
-    options::{GithubApp, SimOptions, Tokens},
+    options::{GithubApp, Grants, Permission, SimOptions, Tokens},
     snapshot::{
         Belonging, Device, Effect, HistoryEntry, Key, RunAttempt, Server, ServerStatus, WorkflowRun,
     },

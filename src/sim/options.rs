@@ -1,6 +1,9 @@
 //! What can be chosen about the simulated vendors.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Deserialize;
 
@@ -31,6 +34,8 @@ pub struct SimOptions {
     pub github_repository: String,
     /// File name of its workflow that can be dispatched.
     pub github_workflow: String,
+    /// What becomes of it: `active`, or why it does not run, such as `disabled_manually`.
+    pub github_workflow_state: String,
     /// The inputs that the workflow declares.
     pub github_inputs: BTreeSet<String>,
     /// The repository's branches and tags.
@@ -45,6 +50,46 @@ pub struct SimOptions {
     pub rate_refill_per_second: f64,
     /// How many servers fit the project.
     pub server_limit: usize,
+    /// What the credentials may do.
+    pub grants: Grants,
+}
+
+/// What the credentials may do. The defaults are what a workflow needs and no more.
+#[derive(Clone, Debug)]
+pub struct Grants {
+    /// The Hetzner project's token.
+    pub hcloud: Permission,
+    /// The scopes of the tailnet's OAuth client.
+    pub oauth_scopes: Vec<String>,
+    /// The token of the GitHub user, on the repository's actions.
+    pub github: Permission,
+    /// Its scopes, if it is a classic token; what these allow is `github`'s to say.
+    pub github_classic_scopes: Option<String>,
+    /// The permissions of the GitHub App's installation.
+    pub github_app: BTreeMap<String, String>,
+}
+
+/// What may be done with a kind of thing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Permission {
+    /// Look at it.
+    Read,
+    /// Look at it, make it, change it and delete it.
+    Write,
+}
+
+impl Default for Grants {
+    fn default() -> Grants {
+        Grants {
+            hcloud: Permission::Write,
+            oauth_scopes: ["auth_keys", "devices:core"].map(str::to_owned).into(),
+            github: Permission::Write,
+            github_classic_scopes: None,
+            github_app: [("actions", "write"), ("metadata", "read")]
+                .map(|(name, level)| (name.to_owned(), level.to_owned()))
+                .into(),
+        }
+    }
 }
 
 impl Default for SimOptions {
@@ -63,6 +108,7 @@ impl Default for SimOptions {
             github_app_token_lifetime: Duration::from_secs(3600),
             github_repository: "example/agents".to_owned(),
             github_workflow: "provision-agent.yml".to_owned(),
+            github_workflow_state: "active".to_owned(),
             github_inputs: ["provision_id", "agent_id", "region"]
                 .map(str::to_owned)
                 .into(),
@@ -72,6 +118,7 @@ impl Default for SimOptions {
             rate_limit: 3600,
             rate_refill_per_second: 1.0,
             server_limit: usize::MAX,
+            grants: Grants::default(),
         }
     }
 }

@@ -13,20 +13,20 @@ use serde_json::{Map, Value, json};
 use super::{
     clock::{self, later, stamp},
     exchange::{Answer, Request, Twist, pairs},
+    options::Permission,
     snapshot::Effect,
     tailnet::{self, Device, Key, NewKey},
     world::World,
 };
 
-/// What the OAuth client may do.
-const SCOPE: &str = "auth_keys devices:core";
-/// Id under which the OAuth client itself is listed among the keys.
-const CLIENT_KEY_ID: &str = "kSimuLated1CNTRL";
-
 /// An error: a status and the vendor's message.
 struct Problem(StatusCode, &'static str);
 
 const INVALID_TOKEN: Problem = Problem(StatusCode::UNAUTHORIZED, "API token invalid");
+const NOT_PERMITTED: Problem = Problem(
+    StatusCode::FORBIDDEN,
+    "calling actor does not have enough permissions to perform this function",
+);
 const UNKNOWN_PATH: Problem = Problem(StatusCode::NOT_FOUND, "404 page not found");
 const NO_TAILNET: Problem = Problem(StatusCode::NOT_FOUND, "tailnet not found");
 const NO_DEVICE: Problem = Problem(
@@ -85,7 +85,7 @@ pub(super) fn scripted_error(status: StatusCode, message: Option<String>) -> Ans
 fn usual_message(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => INVALID_TOKEN.1,
-        403 => "calling actor does not have enough permissions to perform this function",
+        403 => NOT_PERMITTED.1,
         404 => NO_DEVICE.1,
         429 => "rate limit exceeded",
         501 => "device not owned by tailnet",
@@ -101,6 +101,7 @@ fn act(world: &mut World, request: &Request, twist: &Twist) -> Result<Answer, Pr
         return issue_token(world, request);
     }
     let caller = authenticate(world, request)?;
+    check_scope(world, caller, &route)?;
     let now = clock::now();
     match route {
         Route::IssueToken => issue_token(world, request),
@@ -131,6 +132,9 @@ fn act(world: &mut World, request: &Request, twist: &Twist) -> Result<Answer, Pr
         }
         Route::GetKey(tailnet, id) => {
             check_tailnet(world, tailnet)?;
+            if id == world.options.oauth_client_id {
+                return Ok(Answer::json(StatusCode::OK, client_json(world)));
+            }
             let key = world.tailnet.key(id).ok_or(NO_KEY)?;
             Ok(Answer::json(StatusCode::OK, key_json(key)))
         }
@@ -153,6 +157,37 @@ fn empty() -> Answer {
         body: None,
         effect: None,
     }
+}
+
+/// What the OAuth client's scopes let it do: <https://tailscale.com/kb/1623/trust-credentials#scopes>.
+/// A user may do everything.
+fn check_scope(world: &World, caller: Caller, route: &Route<'_>) -> Result<(), Problem> {
+    let options = &world.options;
+    let (area, level) = match route {
+        Route::ListDevices(_) | Route::GetDevice(_) => ("devices:core", Permission::Read),
+        Route::DeleteDevice(_) => ("devices:core", Permission::Write),
+        // "for itself only", whatever its scopes: https://tailscale.com/kb/1215/oauth-clients
+        Route::GetKey(_, id) if *id == options.oauth_client_id => return Ok(()),
+        Route::GetKey(..) => ("auth_keys", Permission::Read),
+        Route::MintKey(_) | Route::RevokeKey(..) => ("auth_keys", Permission::Write),
+        // What it may not see is left out in silence.
+        Route::IssueToken | Route::ListKeys(_) => return Ok(()),
+    };
+    if caller == Caller::User || may(&options.grants.oauth_scopes, area, level) {
+        Ok(())
+    } else {
+        Err(NOT_PERMITTED)
+    }
+}
+
+fn may(scopes: &[String], area: &str, level: Permission) -> bool {
+    scopes.iter().any(|scope| {
+        let (name, read_only) = match scope.strip_suffix(":read") {
+            Some(name) => (name, true),
+            None => (scope.as_str(), false),
+        };
+        (name == "all" || name == area) && (level == Permission::Read || !read_only)
+    })
 }
 
 /// `-` is the credential's own tailnet, the only one that it may see.
@@ -209,12 +244,13 @@ fn issue_token(world: &mut World, request: &Request) -> Result<Answer, Problem> 
         return Err(Problem(StatusCode::BAD_REQUEST, "unsupported grant type"));
     }
     let lasts = options.oauth_token_lifetime;
+    let scope = options.grants.oauth_scopes.join(" ");
     let token = world.tailnet.issue_token(later(clock::now(), lasts));
     let body = json!({
         "access_token": token,
         "token_type": "Bearer",
         "expires_in": lasts.as_secs(),
-        "scope": SCOPE,
+        "scope": scope,
     });
     Ok(Answer::json(StatusCode::OK, body).with_effect(Effect::TokenIssued))
 }
@@ -312,25 +348,34 @@ fn list_keys(world: &World, request: &Request, caller: Caller, twist: &Twist) ->
         .iter()
         .any(|(key, value)| key == "all" && value == "true");
     let now = clock::now();
+    let scopes = &world.options.grants.oauth_scopes;
+    let sees_keys = caller == Caller::User || may(scopes, "auth_keys", Permission::Read);
     let mut keys: Vec<Value> = world
         .tailnet
         .keys()
+        .filter(|_| sees_keys)
         .filter(|key| !key.is_invalid(now))
         .filter(|key| all || (caller == Caller::User && !key.allows.by_oauth_client))
         .filter(|key| !twist.omits(&[&key.id, &key.allows.description]))
         .map(key_json)
         .collect();
     if all || caller == Caller::OauthClient {
-        keys.push(json!({
-            "id": CLIENT_KEY_ID,
-            "keyType": "client",
-            "created": "2025-11-02T09:14:12Z",
-            "scopes": SCOPE.split(' ').collect::<Vec<_>>(),
-            "tags": world.options.oauth_tags,
-            "description": "backstop",
-        }));
+        keys.push(client_json(world));
     }
     Answer::json(StatusCode::OK, json!({"keys": keys}))
+}
+
+/// The OAuth client, as it stands among the keys.
+fn client_json(world: &World) -> Value {
+    let options = &world.options;
+    json!({
+        "id": options.oauth_client_id,
+        "keyType": "client",
+        "created": "2025-11-02T09:14:12Z",
+        "scopes": options.grants.oauth_scopes,
+        "tags": options.oauth_tags,
+        "description": "backstop",
+    })
 }
 
 /// The fields of a request for an auth key.

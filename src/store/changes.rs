@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use sqlx::Acquire;
 use sqlx::postgres::{PgListener, PgPoolOptions};
+use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::sync::{broadcast, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -58,10 +59,55 @@ impl Changes {
         let _ = self.elsewhere.try_send(provision);
     }
 
-    /// From now on, every provision whose ledger changes.
+    /// Hears of every change from now on.
     #[must_use]
-    pub fn subscribe(&self) -> broadcast::Receiver<ProvisionId> {
-        self.here.subscribe()
+    pub fn subscribe(&self) -> Subscription {
+        Subscription(self.here.subscribe())
+    }
+}
+
+/// Hears of changes, for whoever looks at the ledger again and again. To be made before the first
+/// look, so that no change after it goes unheard.
+#[derive(Debug)]
+pub struct Subscription(broadcast::Receiver<ProvisionId>);
+
+impl Subscription {
+    /// Forgets what was announced up to now: the look that follows sees it.
+    pub fn forget(&mut self) {
+        while !matches!(
+            self.0.try_recv(),
+            Err(TryRecvError::Empty | TryRecvError::Closed)
+        ) {}
+    }
+
+    /// Until something changes, or too much has changed to say what.
+    pub async fn changed(&mut self) {
+        self.next().await;
+    }
+
+    /// Until this provision changes, or too much has changed to say what.
+    pub async fn changed_of(&mut self, id: ProvisionId) {
+        while self.next().await.is_some_and(|other| other != id) {}
+    }
+
+    /// Until something changes after `at_least`, or `at_most` has passed.
+    pub async fn wait(&mut self, at_least: Duration, at_most: Duration) {
+        let changed = async {
+            tokio::time::sleep(at_least).await;
+            self.changed().await;
+        };
+        // Either way it is time to look.
+        let _ = tokio::time::timeout(at_most, changed).await;
+    }
+
+    /// What changes next; `None`: too much to say what.
+    async fn next(&mut self) -> Option<ProvisionId> {
+        match self.0.recv().await {
+            Ok(id) => Some(id),
+            Err(RecvError::Lagged(_)) => None,
+            // Nobody is left who could announce anything: the clock will do.
+            Err(RecvError::Closed) => std::future::pending().await,
+        }
     }
 }
 

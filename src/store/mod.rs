@@ -14,6 +14,7 @@
 //! - [`budgets`]: what the vendors may be sent, shared by all replicas.
 //! - [`notices`]: what the operators' webhook is to be told.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
+//! - [`role`]: what the role that we are may do.
 //! - `connection`: the [`Pool`], and [`in_time`], which bounds every wait for the database.
 //!
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
@@ -34,6 +35,7 @@ pub mod notices;
 pub mod overdue;
 pub mod provisions;
 pub mod retention;
+pub mod role;
 mod rows;
 pub mod running;
 pub mod search;

@@ -10,7 +10,7 @@ use crate::domain::names::{CONTROLLER_LABEL, ControllerId, MANAGED_BY_LABEL, Nam
 use crate::domain::orphans::{Claim, Kind, Sighting};
 use crate::providers::hetzner::{Ip, Priced, RateLimit, Server, Volume};
 use crate::providers::tailscale::{Device, Key};
-use crate::providers::{Tailscale, Vendor, VendorError};
+use crate::providers::{Tailscale, Vendor, VendorError, one_line};
 use crate::store::StoreError;
 
 /// What the vendors' lists show.
@@ -215,16 +215,17 @@ struct Seen {
 impl Seen {
     /// `None`, and a line in the log, for an id that its vendor could not have given.
     fn listed(self, kind: Kind) -> Option<Listed> {
+        // It ends up in the database, and on somebody's terminal.
+        let name = one_line(&self.name);
         let Some(id) = kind.parse_id(&self.id) else {
-            tracing::error!(%kind, name = self.name, "a list shows a thing whose id is no id");
+            tracing::error!(%kind, name, "a list shows a thing whose id is no id");
             return None;
         };
         Some(Listed {
             sighting: Sighting {
                 kind,
                 id,
-                // It ends up in the database, and on somebody's terminal.
-                name: self.name.chars().filter(|c| !c.is_control()).collect(),
+                name,
                 claim: self.claim,
                 attached: self.attached,
                 created: self.created,

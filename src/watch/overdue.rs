@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use rand::seq::SliceRandom;
 use sqlx::PgConnection;
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::domain::names::ProvisionId;
@@ -61,11 +60,10 @@ impl Watcher {
 
     /// Watches once `begun` is cancelled, until stopped.
     pub async fn run(self, begun: CancellationToken) {
-        // Before the first look, so that no change after it goes unheard.
         let mut changes = self.changes.subscribe();
         self.stop.run_until_cancelled(begun.cancelled()).await;
         while !self.stop.is_cancelled() {
-            while changes.try_recv().is_ok() {}
+            changes.forget();
             let pause = match self.look().await {
                 Ok(pause) => pause,
                 Err(error) => {
@@ -73,20 +71,9 @@ impl Watcher {
                     DATABASE_PAUSE
                 }
             };
-            self.wait(pause, &mut changes).await;
-        }
-    }
-
-    /// Until that long has passed, or something changes.
-    async fn wait(&self, pause: Duration, changes: &mut broadcast::Receiver<ProvisionId>) {
-        let told_to_look = async {
-            tokio::time::sleep(LOOK_AT_MOST_EVERY).await;
-            let _ = changes.recv().await;
-        };
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-            () = told_to_look => {}
+            self.stop
+                .run_until_cancelled(changes.wait(LOOK_AT_MOST_EVERY, pause))
+                .await;
         }
     }
 

@@ -8,12 +8,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::future::join_all;
-use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use super::{tell, testify};
 use crate::domain::backoff::Backoff;
-use crate::domain::names::ProvisionId;
 use crate::domain::overdue::Patience;
 use crate::domain::step::Resource;
 use crate::domain::witness::{RunState, Source, Testimony};
@@ -77,40 +75,30 @@ impl Asker {
 
     /// Asks once `begun` is cancelled, until stopped. What was asked by then is waited for.
     pub async fn run(self, begun: CancellationToken) {
-        // Before the first look, so that no change after it goes unheard.
         let mut changes = self.changes.subscribe();
         self.stop.run_until_cancelled(begun.cancelled()).await;
         while !self.stop.is_cancelled() {
-            while changes.try_recv().is_ok() {}
-            match in_time(self.claim()).await {
-                Ok(suspects) if suspects.is_empty() => self.wait(LOOK_EVERY, &mut changes).await,
+            changes.forget();
+            let pause = match in_time(self.claim()).await {
+                Ok(suspects) if suspects.is_empty() => LOOK_EVERY,
                 Ok(suspects) => {
                     join_all(suspects.iter().map(|suspect| self.ask(suspect))).await;
+                    continue;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "cannot look whom to ask about; trying again soon");
-                    self.wait(DATABASE_PAUSE, &mut changes).await;
+                    DATABASE_PAUSE
                 }
-            }
+            };
+            self.stop
+                .run_until_cancelled(changes.wait(LOOK_AT_MOST_EVERY, pause))
+                .await;
         }
     }
 
     async fn claim(&self) -> Result<Vec<Suspect>, StoreError> {
         let mut db = self.pool.acquire().await?;
         claim_suspects(&mut db, &self.patience, LEASE, AT_ONCE).await
-    }
-
-    /// Until that long has passed, or something changes.
-    async fn wait(&self, pause: Duration, changes: &mut broadcast::Receiver<ProvisionId>) {
-        let told_to_look = async {
-            tokio::time::sleep(LOOK_AT_MOST_EVERY).await;
-            let _ = changes.recv().await;
-        };
-        tokio::select! {
-            () = self.stop.cancelled() => {}
-            () = tokio::time::sleep(pause) => {}
-            () = told_to_look => {}
-        }
     }
 
     async fn ask(&self, suspect: &Suspect) {

@@ -67,6 +67,30 @@ async fn rollback_knows_its_provisions() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_database_is_made_to_look_for_a_provision_in() {
+    let folder = tempfile::tempdir().unwrap();
+    let id = Uuid::new_v4().to_string();
+    let environment = [(
+        "BACKSTOP_DATA_DIR".to_owned(),
+        folder.path().display().to_string(),
+    )];
+    for arguments in [&["rollback", &id][..], &["resume"]] {
+        let ended = run(command(arguments, &environment)).await;
+        assert_eq!(ended.code, Some(1), "{arguments:?}");
+        assert!(
+            ended.stderr.contains("there is no database in"),
+            "{}",
+            ended.stderr
+        );
+        assert_eq!(
+            folder.path().read_dir().unwrap().count(),
+            0,
+            "{arguments:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rollback_makes_a_sleeping_step_due_and_a_running_service_takes_it_up() {
     let sim = sim();
     let url = database_url().await;

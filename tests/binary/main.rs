@@ -8,8 +8,10 @@ mod harness;
 mod log;
 
 mod budget;
+mod check;
 mod child;
 mod commands;
+mod image;
 mod kills;
 mod people;
 #[expect(dead_code, reason = "shared with the tests of an absent database")]

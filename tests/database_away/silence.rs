@@ -131,7 +131,10 @@ async fn a_listener_that_has_gone_silent_is_noticed_and_hears_again() {
         let told = ProvisionId::new(Uuid::new_v4());
         let deadline = Instant::now() + PATIENCE;
         // Told by another replica, again and again.
-        while timeout(Duration::from_millis(100), heard.recv()).await != Ok(Ok(told)) {
+        while timeout(Duration::from_millis(100), heard.changed_of(told))
+            .await
+            .is_err()
+        {
             assert!(
                 Instant::now() < deadline,
                 "nothing was heard, round {round}"

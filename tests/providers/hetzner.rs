@@ -390,10 +390,33 @@ async fn a_delete_returns_the_action_to_wait_for() {
     let vendor = script([json_answer(200, &json!({"action": action(7, "running")}))]).await;
     let running = Action {
         id: 7,
+        deletes: Some(42),
         status: ActionStatus::Running,
     };
     let deletion = vendor.hetzner().delete_server(42).await.unwrap();
     assert_eq!(deletion, Deletion::Accepted(running));
+}
+
+#[tokio::test]
+async fn an_action_that_is_no_delete_of_that_one_server_is_no_answer() {
+    for (name, value) in [
+        ("resources", json!([{"id": 43, "type": "server"}])),
+        ("resources", json!([{"id": 42, "type": "volume"}])),
+        (
+            "resources",
+            json!([{"id": 42, "type": "server"}, {"id": 43, "type": "server"}]),
+        ),
+        ("resources", json!([])),
+        ("resources", json!(null)),
+        ("command", json!("poweroff")),
+        ("command", json!(null)),
+    ] {
+        let mut action = action(7, "success");
+        action[name] = value.clone();
+        let vendor = script([json_answer(200, &json!({"action": action}))]).await;
+        let error = vendor.hetzner().delete_server(42).await.unwrap_err();
+        assert_eq!(kind(&error), "Unavailable", "{name}: {value}");
+    }
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 mod app_key;
 mod canned;
 
+mod abilities;
 mod bounds;
 mod github;
 mod github_runs;

@@ -7,6 +7,7 @@ mod app_key;
 
 mod faults;
 mod github;
+mod grants;
 mod hetzner;
 mod hetzner_belongings;
 mod support;

@@ -43,7 +43,8 @@ pub(super) const OPEN: &str = "Service";
                                           Sending the same again changes nothing and gets the \
                                           same answer."),
         (name = GITHUB, description = "From GitHub itself, signed."),
-        (name = READ, description = "What dashboards read, with the read or the operator token."),
+        (name = READ, description = "What dashboards read, with the read or the operator token. \
+                                     The page's own session may read it, too."),
         (name = OPERATE, description = "What operators change, with the operator token."),
         (name = OPEN, description = "Open."),
     ),

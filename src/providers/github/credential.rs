@@ -118,6 +118,17 @@ impl App {
         })
     }
 
+    /// What the app may do on the repository.
+    pub(super) async fn installation(
+        &self,
+        http: &Http,
+        repository: &Repository,
+    ) -> Result<super::Installation, VendorError> {
+        let path = ["repos", &repository.owner, &repository.name, "installation"];
+        let answer = self.prove(http.get(&path)).await?;
+        read(&answer)
+    }
+
     async fn prove(&self, call: Call<'_>) -> Result<Answer, VendorError> {
         let proof = self
             .proof()

@@ -5,6 +5,7 @@
 //! started a run. Two kinds of 4xx are no refusals: 408, and whatever says that there were too many
 //! requests, which GitHub also answers as 403.
 
+mod abilities;
 mod credential;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -22,6 +23,7 @@ use super::{SetupError, Timeouts, Vendor, VendorError};
 use crate::metrics::Metrics;
 use credential::Access;
 
+pub use abilities::{Installation, SeenWorkflow};
 pub use credential::GitHubCredential;
 pub use runs::Look;
 
@@ -32,6 +34,9 @@ const RUN_DETAILS: &str = "return_run_details";
 /// What to wait when a secondary limit does not say for how long.
 /// <https://docs.github.com/rest/using-the-rest-api/rate-limits-for-the-rest-api>
 const UNNAMED_WAIT: Duration = Duration::from_secs(60);
+
+/// The longest link that is worth keeping.
+const LONGEST_LINK: usize = 2000;
 
 const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
@@ -232,6 +237,9 @@ fn started_run(answer: &Answer) -> Result<StartedRun, VendorError> {
     let page = body.html_url.and_then(|url| Url::parse(&url).ok());
     let html_url = page
         .filter(|url| matches!(url.scheme(), "http" | "https"))
+        // Whoever reads `https://github.com@…` goes somewhere else.
+        .filter(|url| url.username().is_empty() && url.password().is_none())
+        .filter(|url| url.as_str().len() <= LONGEST_LINK)
         .map(String::from);
     Ok(StartedRun {
         id: body.workflow_run_id,

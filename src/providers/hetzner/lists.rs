@@ -16,7 +16,9 @@ use crate::providers::VendorError;
 use crate::providers::http::Answer;
 
 /// The most the vendor puts on a page (<https://docs.hetzner.cloud/reference/cloud#pagination>).
-const PER_PAGE: &str = "50";
+const PER_PAGE: usize = 50;
+/// The largest page: some forty times what one is.
+const LARGEST_PAGE: usize = 8 * 1024 * 1024;
 /// Ten thousand things. A list that goes on longer is not a list.
 const MOST_PAGES: u64 = 200;
 /// How often a list is read again from its start when it changed under the reader.
@@ -70,6 +72,7 @@ impl Hetzner {
     async fn list<W, T>(&self, kind: &str, selector: &str) -> Result<Vec<T>, VendorError>
     where
         W: DeserializeOwned + Into<(u64, T)>,
+        T: PartialEq,
     {
         let shown = self.shown::<W, T>(kind, selector).await?;
         shown.not_all.map_or(Ok(shown.things), Err)
@@ -78,6 +81,7 @@ impl Hetzner {
     async fn shown<W, T>(&self, kind: &str, selector: &str) -> Result<Shown<T>, VendorError>
     where
         W: DeserializeOwned + Into<(u64, T)>,
+        T: PartialEq,
     {
         let reading = async {
             let mut reads = 1;
@@ -95,7 +99,9 @@ impl Hetzner {
     async fn read_list<W, T>(&self, kind: &str, selector: &str) -> Result<Shown<T>, VendorError>
     where
         W: DeserializeOwned + Into<(u64, T)>,
+        T: PartialEq,
     {
+        let per_page = PER_PAGE.to_string();
         let mut things = BTreeMap::new();
         let mut first_total = None;
         let mut not_all = None;
@@ -106,19 +112,30 @@ impl Hetzner {
             let query = [
                 ("label_selector", selector),
                 ("sort", "id:asc"),
-                ("per_page", PER_PAGE),
+                ("per_page", &per_page),
                 ("page", &number),
             ];
             let call = self.http.get(&[kind]).query(&query);
-            let answer = self.send(call).await?;
+            let answer = self.send(call.at_most(LARGEST_PAGE)).await?;
             let (listed, meta) = read_page::<W>(&answer, kind)?;
             let told = meta.pagination;
 
             if told.page != page {
                 return Err(answer.unusable("a list that answers with another page"));
             }
+            if listed.len() > PER_PAGE {
+                return Err(answer.unusable("a page with more than was asked for"));
+            }
             let known = things.len();
-            things.extend(listed.into_iter().map(Into::into));
+            let mut on_this_page = BTreeMap::new();
+            for (id, thing) in listed.into_iter().map(Into::into) {
+                // Whichever of the two is believed, it may be the wrong one.
+                if on_this_page.get(&id).is_some_and(|other| *other != thing) {
+                    return Err(answer.unusable("a list that contradicts itself"));
+                }
+                on_this_page.insert(id, thing);
+            }
+            things.extend(on_this_page);
             let nothing_new = things.len() == known;
 
             if told.total_entries != *first_total.get_or_insert(told.total_entries) {

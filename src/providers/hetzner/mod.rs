@@ -8,6 +8,7 @@
 //! A deleted server is gone when its action has succeeded or its id answers 404, and the list
 //! agrees. Neither a `Deletion` nor an empty list is that proof alone.
 
+mod abilities;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
 mod lists;
@@ -24,7 +25,7 @@ use secrecy::SecretString;
 use serde::de::DeserializeOwned;
 
 use self::prices::PricingAnswer;
-use self::shapes::{ActionList, OneAction, OneServer, Refusal};
+use self::shapes::{ActionList, Beside, OneAction, OneServer, Refusal};
 use super::http::{Answer, Call, Http, bearer};
 use super::{SetupError, Timeouts, Vendor, VendorError};
 use crate::metrics::Metrics;
@@ -139,16 +140,19 @@ impl Hetzner {
     ///
     /// # Errors
     /// `Locked` while another action runs on it, as right after its creation: try again soon.
-    /// `Protected` until a person lifts the protection. After `Unavailable` the server may
-    /// nevertheless be going.
+    /// `Protected` until a person lifts the protection. `Unavailable` also when the action that is
+    /// answered is no delete of this server. After that the server may nevertheless be going.
     pub async fn delete_server(&self, id: u64) -> Result<Deletion, VendorError> {
         let call = self.http.delete(&["servers", &id.to_string()]);
         let answer = self.send(call).await?;
         if is_absent(&answer) {
             return Ok(Deletion::AlreadyGone);
         }
-        let body: OneAction = read(&answer)?;
-        Ok(Deletion::Accepted(body.action.into()))
+        let action = Action::from(read::<OneAction>(&answer)?.action);
+        if action.deletes != Some(id) {
+            return Err(answer.unusable("an action that is no delete of this server"));
+        }
+        Ok(Deletion::Accepted(action))
     }
 
     /// How far these actions are, by ascending id, 25 a request. Ids that the vendor does not know
@@ -262,11 +266,14 @@ fn rate_limit(answer: &Answer) -> Option<RateLimit> {
 }
 
 fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, VendorError> {
-    if answer.status.is_success() {
-        answer.json()
-    } else {
-        Err(refusal(answer))
+    if !answer.status.is_success() {
+        return Err(refusal(answer));
     }
+    let body = answer.json()?;
+    if answer.json::<Beside>().is_ok_and(|it| it.error.is_some()) {
+        return Err(answer.unusable("a success with an error"));
+    }
+    Ok(body)
 }
 
 /// Whether the resource itself was not found. "api route not found" has the same status and code,

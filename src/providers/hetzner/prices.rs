@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::providers::error::one_line;
 use crate::providers::wire::null_as_default;
 
 /// How long a price list is kept.
@@ -131,7 +132,7 @@ fn sound(price: f64) -> Option<f64> {
 impl From<PricingAnswer> for Prices {
     fn from(PricingAnswer { pricing }: PricingAnswer) -> Self {
         Self {
-            currency: pricing.currency,
+            currency: one_line(&pricing.currency),
             servers: by_name_and_location(pricing.server_types),
             primary_ips: by_name_and_location(pricing.primary_ips),
             floating_ips: by_name_and_location(pricing.floating_ips),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use crate::providers::error::one_line;
 use crate::providers::wire::{null_as_default, time};
@@ -75,6 +76,8 @@ pub struct Ip {
 pub struct Action {
     /// To ask after it with [`super::Hetzner::actions`].
     pub id: u64,
+    /// The server that it deletes; `None` if it does something else.
+    pub deletes: Option<u64>,
     /// How far it is.
     pub status: ActionStatus,
 }
@@ -124,6 +127,13 @@ pub(super) struct Pagination {
 #[derive(Deserialize)]
 pub(super) struct OneServer {
     pub(super) server: WireServer,
+}
+
+/// What may stand beside an answer of any kind: then it is none, whatever else it says.
+#[derive(Deserialize)]
+pub(super) struct Beside {
+    #[serde(default)]
+    pub(super) error: Option<IgnoredAny>,
 }
 
 #[derive(Deserialize)]
@@ -300,8 +310,28 @@ pub(super) struct OneAction {
 pub(super) struct WireAction {
     pub(super) id: u64,
     pub(super) status: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    command: String,
+    #[serde(default, deserialize_with = "null_as_default")]
+    resources: Vec<WireResource>,
     #[serde(default)]
     pub(super) error: Option<WireActionError>,
+}
+
+#[derive(Deserialize)]
+struct WireResource {
+    id: u64,
+    #[serde(rename = "type")]
+    kind: String,
+}
+
+impl WireAction {
+    /// The one server that it deletes.
+    fn deletes(&self) -> Option<u64> {
+        let mut servers = self.resources.iter().filter(|it| it.kind == "server");
+        let server = servers.next().filter(|_| self.command == "delete_server");
+        server.filter(|_| servers.next().is_none()).map(|it| it.id)
+    }
 }
 
 #[derive(Deserialize)]
@@ -314,6 +344,7 @@ pub(super) struct WireActionError {
 
 impl From<WireAction> for Action {
     fn from(wire: WireAction) -> Self {
+        let deletes = wire.deletes();
         let status = match (wire.status.as_str(), wire.error) {
             ("running", _) => ActionStatus::Running,
             ("success", _) => ActionStatus::Success,
@@ -332,6 +363,7 @@ impl From<WireAction> for Action {
         };
         Self {
             id: wire.id,
+            deletes,
             status,
         }
     }

@@ -68,6 +68,11 @@ pub(super) struct OAuth {
 }
 
 impl OAuth {
+    /// Also what the vendor calls the client among the tailnet's keys.
+    pub(super) fn client_id(&self) -> &str {
+        &self.client_id
+    }
+
     /// Sends a call with the client's token, fetched where there is none.
     pub(super) async fn send<'a>(
         &self,
@@ -85,14 +90,21 @@ impl OAuth {
             grant_type: "client_credentials",
         };
 
-        let call = http.post(&["api", "v2", "oauth", "token"]).form(&form);
+        let call = http
+            .post(&["api", "v2", "oauth", "token"])
+            .form(&form, &self.client_secret);
         let answer = call.send().await?;
         if !answer.status.is_success() {
             return Err(refusal(&answer));
         }
         let body: TokenAnswer = answer.json()?;
+        let is_bearer = body
+            .token_type
+            .is_none_or(|kind| kind.eq_ignore_ascii_case("bearer"));
         let header = bearer("access_token", &body.access_token.into())
-            .map_err(|_| answer.unusable("a token that is no token"))?;
+            .ok()
+            .filter(|_| is_bearer)
+            .ok_or_else(|| answer.unusable("a token that is no token"))?;
         Ok(Fetched {
             header,
             asked_at,
@@ -125,6 +137,8 @@ struct TokenRequest<'a> {
 #[derive(Deserialize)]
 struct TokenAnswer {
     access_token: String,
+    #[serde(default)]
+    token_type: Option<String>,
     #[serde(default)]
     expires_in: Option<u64>,
 }

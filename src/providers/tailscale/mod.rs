@@ -4,6 +4,7 @@
 //! for what the credential may not see, and for a wrong tailnet. Lists are whole (the API has no
 //! pages) and are what absence is read from.
 
+mod abilities;
 mod credential;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -21,6 +22,7 @@ use crate::metrics::Metrics;
 use credential::Access;
 use shapes::{WireDevice, WireKey};
 
+pub use abilities::Grant;
 pub use credential::TailscaleCredential;
 pub use shapes::{Device, Key};
 
@@ -96,7 +98,7 @@ impl Tailscale {
         for wire in body.devices {
             let device = wire.into_device();
             let device = device.ok_or_else(|| answer.unusable("a device without an id"))?;
-            devices.insert(device.node_id.clone(), device);
+            once(&mut devices, device.node_id.clone(), device, &answer)?;
         }
         Ok(devices.into_values().collect())
     }
@@ -150,8 +152,10 @@ impl Tailscale {
             })
             .await?;
         let body: KeyList = read(&answer)?;
-        let keys = body.keys.into_iter().map(Key::from);
-        let keys: BTreeMap<String, Key> = keys.map(|key| (key.id.clone(), key)).collect();
+        let mut keys = BTreeMap::new();
+        for key in body.keys.into_iter().map(Key::from) {
+            once(&mut keys, key.id.clone(), key, &answer)?;
+        }
         Ok(keys.into_values().collect())
     }
 
@@ -224,21 +228,46 @@ impl std::fmt::Debug for Tailscale {
 }
 
 fn read<T: DeserializeOwned>(answer: &Answer) -> Result<T, VendorError> {
-    if answer.status.is_success() {
-        answer.json()
-    } else {
-        Err(answer.refused(None))
+    if !answer.status.is_success() {
+        return Err(answer.refused(None));
     }
+    let body = answer.json()?;
+    require_no_error(answer)?;
+    Ok(body)
+}
+
+/// An error is told by its `message`, which nothing else has.
+fn require_no_error(answer: &Answer) -> Result<(), VendorError> {
+    match answer.refusal::<Refusal>() {
+        Some(_) => Err(answer.unusable("a success with an error")),
+        None => Ok(()),
+    }
+}
+
+/// Keeps a thing of a list. Of one that is there twice and not the same, whichever is believed may be
+/// the wrong one.
+fn once<T: PartialEq>(
+    things: &mut BTreeMap<String, T>,
+    id: String,
+    thing: T,
+    answer: &Answer,
+) -> Result<(), VendorError> {
+    if things.get(&id).is_some_and(|other| *other != thing) {
+        return Err(answer.unusable("a list that contradicts itself"));
+    }
+    things.insert(id, thing);
+    Ok(())
 }
 
 fn deletion(answer: &Answer) -> Result<Deletion, VendorError> {
     if is_absent(answer) {
         return Ok(Deletion::AlreadyGone);
     }
-    if answer.status.is_success() {
-        return Ok(Deletion::Deleted);
+    if !answer.status.is_success() {
+        return Err(answer.refused(None));
     }
-    Err(answer.refused(None))
+    require_no_error(answer)?;
+    Ok(Deletion::Deleted)
 }
 
 /// Whether the vendor speaks of the resource. A path that is no route is "404 page not found",

@@ -56,6 +56,8 @@ pub struct Key {
     pub expires: Option<DateTime<Utc>>,
     /// The tags of devices that join with it, or of the OAuth client.
     pub tags: Vec<String>,
+    /// What it may do at the API; empty for an auth key.
+    pub scopes: Vec<String>,
     /// Whether it lets devices join.
     joins_devices: bool,
 }
@@ -138,6 +140,8 @@ pub(super) struct WireKey {
     #[serde(default, deserialize_with = "null_as_default")]
     tags: Vec<String>,
     #[serde(default, deserialize_with = "null_as_default")]
+    scopes: Vec<String>,
+    #[serde(default, deserialize_with = "null_as_default")]
     capabilities: Capabilities,
 }
 
@@ -173,6 +177,7 @@ impl From<WireKey> for Key {
             revoked: time(wire.revoked.as_deref()),
             expires: time(wire.expires.as_deref()),
             tags: tags.filter(|tags| !tags.is_empty()).unwrap_or(wire.tags),
+            scopes: wire.scopes,
             joins_devices,
         }
     }

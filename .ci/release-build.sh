@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# Builds the program of a release: the same bytes from the same source, wherever the source and Cargo's
+# folder lie, with the same toolchain. The Dockerfile runs it; more arguments go to cargo.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+cargo_home=${CARGO_HOME:-$HOME/.cargo}
+# For whatever would write down when it was built.
+export SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-0}
+export CARGO_INCREMENTAL=0
+# Panics and asserts name their source.
+export RUSTFLAGS="--remap-path-prefix=$PWD=/backstop --remap-path-prefix=$cargo_home=/cargo"
+export CFLAGS="-ffile-prefix-map=$PWD=/backstop -ffile-prefix-map=$cargo_home=/cargo"
+exec cargo build --release --locked "$@"
