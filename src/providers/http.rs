@@ -28,7 +28,7 @@ const LARGEST_ERROR_BODY: usize = 64 * 1024;
 /// would keep servers alive and billing, so it counts up to the cap of the vendor's own client.
 const LONGEST_RESET_WAIT: Duration = Duration::from_secs(60);
 /// A `Retry-After` is obeyed, within reason.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// What is shorter is no secret, and may well be in an answer by itself.
 const SHORTEST_SECRET: usize = 16;
