@@ -12,9 +12,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use chrono::{DateTime, Datelike, Utc};
 use jsonwebtoken::get_current_timestamp;
 use serde_json::{Value, json};
-use standardwebhooks::{
-    HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook,
-};
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
 use uuid::Uuid;
 
 use super::body::{self, Fields};
@@ -29,6 +27,7 @@ use crate::domain::witness::{self, Accused, Testimony};
 use crate::fuzzing::{first_line, headers_and_body};
 use crate::oidc::Repository;
 use crate::rollback::rollback_failed_provision;
+use crate::signing::parse_secret;
 use crate::store::feed;
 use crate::store::search::Text;
 
@@ -201,7 +200,7 @@ pub fn webhook_signature(input: &[u8]) {
         .as_ref()
         .and_then(|it| it.to_str().ok())
         .unwrap_or_default();
-    let secret = Webhook::new(SECRETS[body.len() % 2]).expect("it is a secret");
+    let secret = parse_secret(&SECRETS[body.len() % 2].into()).expect("it is a secret");
     let Ok(signature) = secret.sign(id, at.cast_signed(), body) else {
         // Its library signs text alone.
         assert!(str::from_utf8(body).is_err());
