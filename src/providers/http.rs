@@ -183,14 +183,6 @@ impl Http {
         }
     }
 
-    async fn exchange(&self, request: RequestBuilder, most: usize) -> Exchange {
-        #[cfg(any(test, fuzzing))]
-        if let Some(script) = &self.script {
-            return script.play(&self.base, request, most);
-        }
-        exchange(request, most).await
-    }
-
     /// The error for a request that was not sent.
     pub(super) fn unsent(&self, method: &str, path: &str, why: &str) -> VendorError {
         let call = (method, path);
@@ -380,7 +372,13 @@ impl Call<'_> {
             secret,
         } = self;
         let started = Instant::now();
-        let outcome = http.exchange(request, most).await;
+        #[cfg(not(any(test, fuzzing)))]
+        let outcome = exchange(request, most).await;
+        #[cfg(any(test, fuzzing))]
+        let outcome = match &http.script {
+            Some(script) => script.play(&http.base, request, most),
+            None => exchange(request, most).await,
+        };
         let status = match &outcome {
             Ok((status, ..)) | Err((Some(status), _)) => Some(status.as_u16()),
             Err((None, _)) => None,
