@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the program of a release: the same bytes from the same source, wherever the source and Cargo's
-# folder lie, with the same toolchain. The Dockerfile runs it; more arguments go to cargo.
+# Builds the program of a release so that nothing in it tells when or where it was built: neither the time,
+# nor the folders of the source and of Cargo. The Dockerfile runs it; more arguments go to cargo.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo_home=${CARGO_HOME:-$HOME/.cargo}

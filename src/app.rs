@@ -15,8 +15,10 @@ use tokio_util::task::TaskTracker;
 use crate::check::{self, Credentials, Finding, Whose};
 use crate::config::{Config, Database};
 use crate::dispatch::Dispatcher;
+use crate::http::failures::Failures;
 use crate::http::feed::Feed;
-use crate::http::{Api, router};
+use crate::http::serve::Limits;
+use crate::http::{self, Api, router};
 use crate::metrics::Metrics;
 use crate::notices::Notifier;
 use crate::postgres::{Durability, PrivatePostgres};
@@ -110,7 +112,7 @@ impl OpenDatabase {
 pub struct App {
     address: SocketAddr,
     database: OpenDatabase,
-    http: JoinHandle<std::io::Result<()>>,
+    http: JoinHandle<()>,
     calls: TaskTracker,
     heart: JoinHandle<Ended>,
     tracker: TaskTracker,
@@ -143,6 +145,7 @@ impl App {
         let metrics = Metrics::new();
         tracker.spawn(metrics.clone().upkeep(work.clone()));
         let changes = Changes::start(pool.clone(), &tracker, work.clone());
+        config.tokens.tell();
         let tag = config.tailscale.as_ref().map(|(_, tag)| tag.clone());
         let stuck_after = config.rollback.stuck_after;
         let subscriber = subscriber(config.webhook, stuck_after, pool, &tracker, &work);
@@ -229,6 +232,7 @@ impl App {
             changes,
             proof,
             tokens: Arc::new(config.tokens),
+            failures: Arc::new(Failures::new(config.failures)),
             origins: config.origins,
             webhooks: config.webhooks.map(Arc::new),
             controller,
@@ -243,7 +247,7 @@ impl App {
             stop: intake.clone(),
         };
         let calls = TaskTracker::new();
-        let http = serve(listener, api, calls.clone(), intake.clone());
+        let http = serve(listener, api, config.limits, calls.clone(), intake.clone());
         // Only now can callbacks be heard; and only once that is known may one be missed.
         let begun = CancellationToken::new();
         let heart = Heart::new(pool.clone(), config.watch, controller, intake.clone());
@@ -298,8 +302,7 @@ impl App {
             () = stop => None,
             lost = self.database.lost() => Some(lost),
             ended = &mut self.http => Some(match ended {
-                Ok(Ok(())) => anyhow::anyhow!("the HTTP server ended by itself"),
-                Ok(Err(error)) => anyhow::Error::new(error).context("the HTTP server ended"),
+                Ok(()) => anyhow::anyhow!("the HTTP server ended by itself"),
                 Err(error) => anyhow::Error::new(error).context("the HTTP server ended"),
             }),
             ended = &mut self.heart => Some(match ended {
@@ -388,21 +391,21 @@ fn subscriber(
 fn serve(
     listener: TcpListener,
     api: Api,
+    limits: Limits,
     calls: TaskTracker,
     intake: CancellationToken,
-) -> JoinHandle<std::io::Result<()>> {
+) -> JoinHandle<()> {
+    let metrics = api.metrics.clone();
     let tracked = move |request: Request, next: Next| calls.track_future(next.run(request));
     let router = router(api).layer(middleware::from_fn(tracked));
-    tokio::spawn(
-        axum::serve(listener, router)
-            .with_graceful_shutdown(intake.cancelled_owned())
-            .into_future(),
-    )
+    tokio::spawn(http::serve::serve(
+        listener, router, limits, metrics, intake,
+    ))
 }
 
 /// Waits until every call is answered. Connections on which nothing is asked close by themselves;
 /// those on which a question never ends are not waited for.
-async fn answered(http: JoinHandle<std::io::Result<()>>, calls: &TaskTracker) {
+async fn answered(http: JoinHandle<()>, calls: &TaskTracker) {
     let no_more = async {
         loop {
             calls.wait().await;

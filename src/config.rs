@@ -3,6 +3,7 @@
 //! Flags and variables are parsed into [`Settings`] by clap and checked into [`Config`], which
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
+mod access;
 mod github;
 mod oidc;
 mod vendors;
@@ -20,14 +21,17 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::failures::Rate;
 use crate::http::github::Webhooks;
 use crate::http::page;
 use crate::http::proof::ProofOfCaller;
+use crate::http::serve::Limits;
 use crate::http::tokens::Tokens;
 use crate::providers::{GitHub, Hetzner, Tailscale, Webhook};
 use crate::rollback::worker;
 use crate::sweep::periodic;
 use crate::watch;
+use access::AccessSettings;
 use github::GitHubSettings;
 use oidc::OidcSettings;
 
@@ -107,23 +111,9 @@ pub struct Settings {
     )]
     pub callback_secrets: Option<SecretString>,
 
-    /// Bearer token that reads the status API
-    #[arg(
-        long,
-        env = "BACKSTOP_READ_TOKEN",
-        value_name = "BACKSTOP_READ_TOKEN",
-        hide_env_values = true
-    )]
-    pub read_token: Option<SecretString>,
-
-    /// Bearer token that reads the status API and changes things
-    #[arg(
-        long,
-        env = "BACKSTOP_OPERATOR_TOKEN",
-        value_name = "BACKSTOP_OPERATOR_TOKEN",
-        hide_env_values = true
-    )]
-    pub operator_token: Option<SecretString>,
+    /// Who reads and operates, and what clients may take.
+    #[command(flatten)]
+    pub access: AccessSettings,
 
     /// Origins whose pages may call the API from a browser, comma separated
     #[arg(
@@ -232,6 +222,10 @@ pub struct Config {
     pub proof: ProofOfCaller,
     /// Settles who reads and operates.
     pub tokens: Tokens,
+    /// How often an address may fail to prove who it is.
+    pub failures: Rate,
+    /// What connections may take.
+    pub limits: Limits,
     /// Pages of other origins that may call.
     pub origins: Origins,
     /// Where operators listen.
@@ -330,16 +324,6 @@ impl Settings {
             proof = proof.or_by_token(tokens);
         }
 
-        let tokens = Tokens {
-            read: given(self.read_token.as_ref()).cloned(),
-            operator: given(self.operator_token.as_ref()).cloned(),
-        };
-        if tokens.read.is_none() && tokens.operator.is_none() {
-            return Err(error(
-                "neither BACKSTOP_READ_TOKEN nor BACKSTOP_OPERATOR_TOKEN is set: nobody could \
-                 read the status",
-            ));
-        }
         if self.retry_base > self.retry_cap {
             return Err(error(
                 "BACKSTOP_RETRY_BASE is longer than BACKSTOP_RETRY_CAP",
@@ -360,7 +344,9 @@ impl Settings {
             webhooks,
             page,
             proof,
-            tokens,
+            tokens: self.access.tokens()?,
+            failures: Rate::default(),
+            limits: self.access.limits()?,
             origins: self.origins()?,
             webhook,
             provision_timeout: self.provision_timeout,

@@ -290,7 +290,7 @@ async fn check(
 ) -> anyhow::Result<ExitCode> {
     let mut findings = check::own::settings(&settings);
     let credentials = Credentials::of(settings.check()?).await;
-    findings.extend(check::look(&credentials).await);
+    findings.extend(check::look(&credentials, check::Depth::Whole).await);
     credentials.database.close().await;
     std::io::stdout().write_all(show(&findings).as_bytes())?;
     if findings.iter().any(|it| it.verdict == Verdict::Missing) {
@@ -310,7 +310,8 @@ async fn rollback(id: ProvisionId, settings: &DatabaseSettings) -> anyhow::Resul
     let database = open_existing(settings).await?;
     let mut connection = database.pool.acquire().await?;
     // Which kinds of thing the service can delete is its matter: nothing new is planned here.
-    let retried = retry_rollback(&mut connection, id, &[] as &[Resource]).await?;
+    let retried =
+        retry_rollback(&mut connection, id, &[] as &[Resource], "backstop rollback").await?;
     drop(connection);
     database.close().await?;
     match retried {

@@ -30,6 +30,8 @@ const ORPHANS: &str = "backstop_orphans";
 const GITHUB_VERDICTS: &str = "backstop_github_verdicts_total";
 const HTTP_REQUESTS: &str = "backstop_http_requests_total";
 const HTTP_SECONDS: &str = "backstop_http_request_seconds";
+const HTTP_CONNECTIONS: &str = "backstop_http_connections";
+const HTTP_REFUSED: &str = "backstop_http_refused_total";
 const CONNECTIONS: &str = "backstop_database_connections";
 const CONNECTIONS_MAX: &str = "backstop_database_connections_max";
 const DATABASE_UP: &str = "backstop_database_up";
@@ -90,6 +92,12 @@ impl Metrics {
             let labels = [("result", result.into())];
             metrics.counter(GITHUB_VERDICTS, labels).increment(0);
         }
+        for reason in ["guesses", "unproven", "dismissed", "turned_away"] {
+            metrics
+                .counter(HTTP_REFUSED, [("reason", reason.into())])
+                .increment(0);
+        }
+        metrics.set_http_connections(0);
         drop(metrics.histogram(SETTLE_SECONDS, []));
         metrics
     }
@@ -164,6 +172,19 @@ impl Metrics {
             .increment(1);
     }
 
+    /// Somebody was not heard. A call that failed to prove itself too often: `guesses` of a token,
+    /// `unproven` otherwise. A connection: `dismissed` while it waited, because another came;
+    /// `turned_away` because none waited.
+    pub fn refused(&self, reason: &'static str) {
+        self.counter(HTTP_REFUSED, [("reason", reason.into())])
+            .increment(1);
+    }
+
+    /// How many connections there are with clients of ours.
+    pub fn set_http_connections(&self, count: usize) {
+        self.set(HTTP_CONNECTIONS, [], float(count as u64));
+    }
+
     /// How many provisions there are in each status; none in those that are not named.
     pub fn set_provisions(&self, counts: &[(String, u64)]) {
         let none = Status::ALL.map(|status| (status.to_string(), 0));
@@ -231,6 +252,7 @@ impl Metrics {
                 "Provisions that GitHub's word failed or contradicted.",
             ),
             (HTTP_REQUESTS, "Calls of our API that were answered."),
+            (HTTP_REFUSED, "Calls and connections that were not heard."),
         ];
         let gauges = [
             (PROVISIONS, "Provisions, by status."),
@@ -244,6 +266,7 @@ impl Metrics {
                 "Requests that the vendor has left for all who use the account.",
             ),
             (ORPHANS, "What the last sweep found that nobody needs."),
+            (HTTP_CONNECTIONS, "Connections of clients to this process."),
             (CONNECTIONS, "Connections of this process to the database."),
             (CONNECTIONS_MAX, "The most that there may be."),
             (DATABASE_UP, "1 if the database answered just now, else 0."),

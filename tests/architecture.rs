@@ -234,3 +234,51 @@ fn connections_are_lent_by_store_only() {
         );
     }
 }
+
+/// Where anything is sent is the settings' matter: nobody else makes a client of a vendor's, of the
+/// issuer's or of the operators' webhook, so that no address comes out of what a caller or a vendor said.
+#[test]
+fn addresses_come_from_the_settings_alone() {
+    let made = [
+        "Hetzner::new(",
+        "Tailscale::new(",
+        "GitHub::new(",
+        "Issuer::new(",
+        "Webhook::new(",
+        "status_client(",
+        "loopback_client(",
+    ];
+    for (path, text) in sources("src") {
+        let may = ["config", "demo", "sim", "cli", "providers"]
+            .iter()
+            .any(|part| path.iter().any(|p| p == *part))
+            || ["config.rs", "signing.rs"]
+                .iter()
+                .any(|file| path.ends_with(file));
+        let product = text.split("#[cfg(test)]").next().unwrap();
+        for line in code(product) {
+            let makes = made.iter().any(|name| line.contains(name));
+            assert!(may || !makes, "{}: {}", path.display(), line.trim());
+        }
+    }
+}
+
+/// What a caller says of hosts is compared, in forms of the page, and never used.
+#[test]
+fn no_answer_is_made_of_what_a_caller_says_of_hosts() {
+    for (path, text) in sources("src/http") {
+        let text = text.to_ascii_lowercase();
+        for line in code(&text) {
+            let names = [
+                "header::host",
+                "host,",
+                "\"host\"",
+                "forwarded-host",
+                "\"forwarded\"",
+            ];
+            let uses = names.iter().any(|name| line.contains(name));
+            let may = path.ends_with("http/session.rs");
+            assert!(may || !uses, "{}: {}", path.display(), line.trim());
+        }
+    }
+}

@@ -1,6 +1,6 @@
 //! The GitHub token or app.
 
-use super::{Finding, Verdict};
+use super::{Depth, Finding, Verdict};
 use crate::providers::github::Installation;
 use crate::providers::{GitHub, VendorError};
 
@@ -12,9 +12,9 @@ const NOTHING_ELSE: &str = "nothing else";
 /// What every app has.
 const ALWAYS: &str = "metadata";
 
-pub(super) async fn look(client: &GitHub) -> Vec<Finding> {
+pub(super) async fn look(client: &GitHub, depth: Depth) -> Vec<Finding> {
     match client.installation().await {
-        Ok(None) => of_token(client).await,
+        Ok(None) => of_token(client, depth).await,
         Ok(Some(installation)) => of_app(client, &installation).await,
         Err(error) => {
             let remedy = "install the app on the repository of BACKSTOP_GITHUB_REPOSITORY";
@@ -62,7 +62,7 @@ async fn of_app(client: &GitHub, installation: &Installation) -> Vec<Finding> {
     findings
 }
 
-async fn of_token(client: &GitHub) -> Vec<Finding> {
+async fn of_token(client: &GitHub, depth: Depth) -> Vec<Finding> {
     let (seen, scopes) = workflow(TOKEN, client).await;
     let mut findings = vec![seen];
     // What cannot be seen cannot be asked about either.
@@ -91,6 +91,7 @@ async fn of_token(client: &GitHub) -> Vec<Finding> {
                 ),
             ));
         }
+        Scopes::FineGrained if depth == Depth::WithoutDispatch => {}
         Scopes::FineGrained => findings.push(match client.may_dispatch().await {
             Ok(()) => starts(
                 TOKEN,

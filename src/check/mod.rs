@@ -157,8 +157,17 @@ impl Finding {
     }
 }
 
+/// How far asking goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// All that can be found out.
+    Whole,
+    /// But for the dispatch that GitHub refuses: a service starts often.
+    WithoutDispatch,
+}
+
 /// Asks everybody at once.
-pub async fn look(credentials: &Credentials) -> Vec<Finding> {
+pub async fn look(credentials: &Credentials, depth: Depth) -> Vec<Finding> {
     let of_database = database::look(&credentials.database).await;
     let migrated = match (&credentials.database, of_database.controller) {
         (Database::Open(pool, _), Some(controller)) => Some(Known { pool, controller }),
@@ -174,7 +183,7 @@ pub async fn look(credentials: &Credentials) -> Vec<Finding> {
         },
         async {
             match &credentials.github {
-                Some(client) => github::look(client).await,
+                Some(client) => github::look(client, depth).await,
                 None => Vec::new(),
             }
         },
@@ -190,7 +199,7 @@ pub async fn look(credentials: &Credentials) -> Vec<Finding> {
 
 /// Looks, and says in the log what is amiss.
 pub async fn look_and_log(own: Vec<Finding>, credentials: Credentials) {
-    let found = look(&credentials).await;
+    let found = look(&credentials, Depth::WithoutDispatch).await;
     for finding in own.iter().chain(&found) {
         let Finding {
             credential,

@@ -5,7 +5,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{Finding, Verdict};
 use crate::config::Settings;
 
-/// Bytes of a token that nobody guesses: what `openssl rand -hex 16` prints, half of it to spare.
+/// Characters of a token that nobody guesses, of any alphabet.
 const LONG_ENOUGH: usize = 16;
 
 const READ: &str = "BACKSTOP_READ_TOKEN";
@@ -14,43 +14,46 @@ const OPERATOR: &str = "BACKSTOP_OPERATOR_TOKEN";
 /// What is to be said of the settings alone.
 #[must_use]
 pub fn settings(settings: &Settings) -> Vec<Finding> {
-    let read = settings.read_token.as_ref();
-    let operator = settings.operator_token.as_ref();
-    let mut findings: Vec<Finding> = [(READ, read), (OPERATOR, operator)]
+    let read = tokens(settings.access.read_token.as_ref());
+    let operator = tokens(settings.access.operator_token.as_ref());
+    let mut findings: Vec<Finding> = [(READ, &read), (OPERATOR, &operator)]
         .into_iter()
-        .filter_map(|(name, token)| long_enough(name, token?))
+        .filter_map(|(name, tokens)| long_enough(name, tokens))
         .collect();
-    if let (Some(read), Some(operator)) = (read, operator)
-        && !read.expose_secret().is_empty()
-        && read.expose_secret() == operator.expose_secret()
-    {
+    if read.iter().any(|token| operator.contains(token)) {
         findings.push(Finding::new(
             READ,
             "only read",
             Verdict::MoreThanNeeded,
-            "it is the operator's token as well: make another",
+            "one is an operator's token as well: make another",
         ));
     }
     findings.extend(settings.public_url.as_deref().and_then(encrypted));
     findings
 }
 
-fn long_enough(name: &'static str, token: &SecretString) -> Option<Finding> {
+fn tokens(setting: Option<&SecretString>) -> Vec<&str> {
+    let tokens = setting.map_or("", |it| it.expose_secret()).split(',');
+    tokens.map(str::trim).filter(|it| !it.is_empty()).collect()
+}
+
+fn long_enough(name: &'static str, tokens: &[&str]) -> Option<Finding> {
     const ABILITY: &str = "not be guessed";
-    let bytes = token.expose_secret().len();
-    match bytes {
-        0 => None,
+    let shortest = tokens.iter().map(|token| token.len()).min()?;
+    match shortest {
         LONG_ENOUGH.. => Some(Finding::new(
             name,
             ABILITY,
             Verdict::Ok,
-            format!("it has {LONG_ENOUGH} bytes or more"),
+            format!("it has {LONG_ENOUGH} characters or more"),
         )),
         _ => Some(Finding::new(
             name,
             ABILITY,
             Verdict::Missing,
-            format!("it has fewer than {LONG_ENOUGH} bytes: make one with openssl rand -hex 16"),
+            format!(
+                "one has fewer than {LONG_ENOUGH} characters: make one with openssl rand -hex 32"
+            ),
         )),
     }
 }

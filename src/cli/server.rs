@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use reqwest::header::{HeaderName, HeaderValue};
 use reqwest::{Response, Url};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
 use super::ServerSettings;
@@ -50,8 +50,11 @@ impl Server {
             .into_iter()
             .flatten()
             .find(|token| !token.expose_secret().is_empty());
-        let authorization = token
-            .map(|token| crate::providers::bearer("BACKSTOP_READ_TOKEN", token))
+        // The service's own setting may have several.
+        let first = token.and_then(|token| token.expose_secret().split(',').next());
+        let authorization = first
+            .map(|token| SecretString::from(token.trim()))
+            .map(|token| crate::providers::bearer("BACKSTOP_READ_TOKEN", &token))
             .transpose()?;
         Ok(Self {
             client,

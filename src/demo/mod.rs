@@ -28,8 +28,10 @@ use crate::domain::budget::Reserve;
 use crate::domain::orphans::Mandate;
 use crate::domain::overdue::Patience;
 use crate::http::cors::Origins;
+use crate::http::failures::Rate;
 use crate::http::page;
 use crate::http::proof::ProofOfCaller;
+use crate::http::serve::Limits;
 use crate::http::tokens::Tokens;
 use crate::postgres::{Durability, PrivatePostgres};
 use crate::providers::tailscale::TailscaleCredential;
@@ -152,10 +154,9 @@ fn config(settings: &Settings, postgres: &PrivatePostgres, sim: &Sim) -> anyhow:
         webhooks: None,
         page: page::Settings::default(),
         proof: ProofOfCaller::by_signature(&[SecretString::from(CALLBACK_SECRET)])?,
-        tokens: Tokens {
-            read: None,
-            operator: Some(OPERATOR_TOKEN.into()),
-        },
+        tokens: Tokens::new([], [OPERATOR_TOKEN.into()]),
+        failures: Rate::default(),
+        limits: Limits::default(),
         origins: Origins::default(),
         webhook: None,
         provision_timeout: PATIENCE.provision_timeout,

@@ -239,13 +239,12 @@ impl RateBudget {
             (_, None) => -1,
         };
         self.told = Some(match seconds_behind {
-            ..0 => told,
             0 => Told {
                 remaining: told.remaining.min(known.remaining),
                 ..told
             },
             1..=OLDEST_ANSWER => known,
-            // No holder reports an answer that old: the vendor's clock was set back.
+            // Newer; or older than what any holder reports: the vendor's clock was set back.
             _ => told,
         });
     }

@@ -504,3 +504,7 @@ fn late(
 
 /// The key under which the history keeps that a callback was refused.
 pub const REFUSED: &str = "refused";
+
+/// The key under which it keeps how the caller had proven himself. The same callback proven otherwise is
+/// the same callback.
+pub const PROVEN_BY: &str = "proven_by";

@@ -443,6 +443,9 @@ fn as_seen(things: &[Hint]) -> Map<String, Value> {
     Map::from_iter([("things".to_owned(), json!(things))])
 }
 
+/// The key under which the history keeps who it was that asked for something.
+pub const BY: &str = "by";
+
 /// What is to be written, all of it or, if somebody else was faster, nothing.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
@@ -485,6 +488,13 @@ impl Change {
             .iter()
             .chain([&self.provision.attempt])
             .filter(|attempt| attempt.rollback.is_some())
+    }
+
+    /// Adds to what the history is about to keep of events of this kind.
+    pub fn note(&mut self, kind: &str, key: &str, value: &str) {
+        for event in self.events.iter_mut().filter(|it| it.kind == kind) {
+            event.data[key] = json!(value);
+        }
     }
 
     pub(super) fn record(

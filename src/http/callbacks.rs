@@ -15,8 +15,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::answers::{Failed, Progressed, Started, Succeeded, TailscaleNames};
 use super::body::{self, Fields, required};
+use super::client::Client;
+use super::proof::Caller;
 use super::{Api, Problem, openapi};
-use crate::domain::callback::{Accepted, Callback, Kind, Message, decide};
+use crate::domain::callback::{Accepted, Callback, Kind, Message, PROVEN_BY, decide};
 use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::provision::{Failure, Reported};
 use crate::domain::step::Resource;
@@ -48,11 +50,12 @@ type IdInPath = Result<Path<String>, PathRejection>;
 )]
 pub(super) async fn started(
     State(api): State<Api>,
+    client: Client,
     id: IdInPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    receive(&api, of(id, "started"), headers, body).await
+    receive(&api, client, of(id, "started"), headers, body).await
 }
 
 /// Tells what was reached
@@ -66,11 +69,12 @@ pub(super) async fn started(
 )]
 pub(super) async fn progress(
     State(api): State<Api>,
+    client: Client,
     id: IdInPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    receive(&api, of(id, "progress"), headers, body).await
+    receive(&api, client, of(id, "progress"), headers, body).await
 }
 
 /// Hands the machine over
@@ -81,11 +85,12 @@ pub(super) async fn progress(
 )]
 pub(super) async fn success(
     State(api): State<Api>,
+    client: Client,
     id: IdInPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    receive(&api, of(id, "success"), headers, body).await
+    receive(&api, client, of(id, "success"), headers, body).await
 }
 
 /// Ends the attempt; whatever it made is rolled back
@@ -105,21 +110,23 @@ pub(super) async fn success(
 )]
 pub(super) async fn failure(
     State(api): State<Api>,
+    client: Client,
     id: IdInPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    receive(&api, of(id, "failure"), headers, body).await
+    receive(&api, client, of(id, "failure"), headers, body).await
 }
 
 /// There are no others; who proves nothing is not told so.
 pub(super) async fn other(
     State(api): State<Api>,
+    client: Client,
     path: CallbackPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    receive(&api, path, headers, body).await
+    receive(&api, client, path, headers, body).await
 }
 
 fn of(id: IdInPath, kind: &str) -> CallbackPath {
@@ -128,6 +135,7 @@ fn of(id: IdInPath, kind: &str) -> CallbackPath {
 
 async fn receive(
     api: &Api,
+    client: Client,
     path: CallbackPath,
     headers: HeaderMap,
     body: Body,
@@ -136,7 +144,7 @@ async fn receive(
         Ok(Path((_, kind))) => Kind::parse(kind).map_or("unknown", Kind::as_str),
         Err(_) => "unknown",
     };
-    let answer = take(api, path, headers, body).await;
+    let answer = take(api, client, path, headers, body).await;
     let result = answer.as_ref().map_or_else(Problem::code, |_| "accepted");
     api.metrics.callback(kind, result);
     answer
@@ -144,31 +152,37 @@ async fn receive(
 
 async fn take(
     api: &Api,
+    client: Client,
     path: CallbackPath,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    api.proof.require_credentials(&headers)?;
+    api.proof
+        .require_credentials(&headers)
+        .map_err(|problem| api.unproven(client, problem))?;
     let body = body::read(&headers, body).await?;
-    let caller = api.proof.check(&headers, &body).await?;
+    let proven = api.proof.check(&headers, &body).await;
+    let caller = proven.map_err(|why| why.told(client, &headers, |it| api.unproven(client, it)))?;
 
     let (id, kind) = parse_path(path)?;
     body::require_json(&headers)?;
     let callback = parse(&Fields::parse(&body)?, id, kind, api.managed)?;
     caller.require_voice_of(callback.run)?;
 
-    let accepted = in_time(record(api, &callback)).await?;
+    let accepted = in_time(record(api, &callback, caller)).await?;
     answer(api, &callback, &accepted, wait_asked_for(&headers)).await
 }
 
 /// Decides and writes, until the decision rests on what is there.
-async fn record(api: &Api, callback: &Callback) -> Result<Accepted, Problem> {
+async fn record(api: &Api, callback: &Callback, caller: Caller) -> Result<Accepted, Problem> {
     let mut db = api.pool.acquire().await?;
     for _ in 0..ROUNDS {
         let snapshot = read_for_callback(&mut db, callback).await?;
         let decision = decide(snapshot, callback, api.provision_timeout)
             .map_err(crate::store::StoreError::from)?;
         if let Some(mut change) = decision.change {
+            let event = callback.message.kind().event();
+            change.note(event, PROVEN_BY, caller.proven_by());
             rollback_failed_provision(&mut change, api.managed);
             if write(&mut db, &change).await? == Written::Outrun {
                 continue;

@@ -13,7 +13,7 @@ use aws_lc_rs::hmac;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -21,6 +21,7 @@ use sqlx::Connection as _;
 use utoipa::ToSchema;
 
 use super::body;
+use super::client::Client;
 use super::{Api, Problem, openapi};
 use crate::domain::names::Run;
 use crate::domain::witness::{RunState, Source, Testimony};
@@ -221,6 +222,7 @@ struct JobField {
 )]
 pub(super) async fn receive(
     State(api): State<Api>,
+    client: Client,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Received>, Problem> {
@@ -228,14 +230,19 @@ pub(super) async fn receive(
         return Err(Problem::not_found("no webhooks are taken here"));
     };
     // Nobody's body is read for nothing.
-    let signature = headers.get(SIGNATURE).ok_or_else(unproven)?;
+    let signature = headers
+        .get(SIGNATURE)
+        .ok_or_else(|| api.unproven(client, unproven()))?;
     let bytes = body::read_at_most(BODY_LIMIT, &headers, body).await?;
     if !webhooks.is_signed(signature.as_bytes(), &bytes) {
-        tracing::warn!(
-            delivery = ?headers.get(DELIVERY),
-            "a webhook whose signature does not verify"
-        );
-        return Err(unproven());
+        let problem = api.unproven(client, unproven());
+        if problem.status() == StatusCode::UNAUTHORIZED {
+            tracing::warn!(
+                client.address = %client, delivery = ?headers.get(DELIVERY),
+                "a webhook whose signature does not verify"
+            );
+        }
+        return Err(problem);
     }
     let (event, delivery) = about(&headers)?;
     body::require_json(&headers)?;

@@ -1,13 +1,13 @@
 //! `GET /metrics`: what is counted here, and what the database holds now.
 
 use axum::extract::State;
-use axum::http::HeaderMap;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use sqlx::PgConnection;
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use super::tokens::Reader;
 use super::{Api, Problem, openapi};
 use crate::store::board::{self, HOURS, Hour};
 use crate::store::gauges::{self, Totals};
@@ -73,8 +73,7 @@ fn until(began: Instant) -> Instant {
     responses((status = 200, description = "Prometheus text", body = String,
                content_type = "text/plain"))
 )]
-pub(super) async fn show(State(api): State<Api>, headers: HeaderMap) -> Result<Response, Problem> {
-    api.tokens.require_reader(&headers)?;
+pub(super) async fn show(_: Reader, State(api): State<Api>) -> Result<Response, Problem> {
     let pool = api.pool.unbounded();
     let (size, idle) = (pool.size(), pool.num_idle());
     let idle = u32::try_from(idle).unwrap_or(size).min(size);

@@ -1,5 +1,6 @@
 //! The HTTP API: what comes in is checked, decided and committed here, and what is there is shown.
 //!
+//! - [`serve`]: connections. [`client`]: whose they are. [`failures`]: how often somebody may fail.
 //! - [`proof`]: who sends a callback. [`tokens`]: who reads and operates. [`github`]: what GitHub
 //!   sends.
 //! - [`openapi`]: says all this for programs; [`docs`]: for people. [`answers`]: what is answered.
@@ -14,9 +15,11 @@
 mod answers;
 mod body;
 mod callbacks;
+pub mod client;
 pub mod cors;
 mod docs;
 mod etag;
+pub mod failures;
 pub mod feed;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod fuzzing;
@@ -29,6 +32,7 @@ pub mod page;
 mod problem;
 pub mod proof;
 mod provisions;
+pub mod serve;
 mod session;
 mod stream;
 pub mod tokens;
@@ -38,7 +42,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
-use axum::http::{HeaderName, HeaderValue, Method};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{get, post};
@@ -54,7 +58,9 @@ use crate::domain::step::Resource;
 use crate::metrics::Metrics;
 use crate::store::changes::Changes;
 use crate::store::{Pool, in_time};
+use client::Client;
 use cors::Origins;
+use failures::Failures;
 use feed::Feed;
 use github::Webhooks;
 use metrics::Counted;
@@ -75,6 +81,8 @@ pub struct Api {
     pub proof: Arc<ProofOfCaller>,
     /// Settles who reads and operates.
     pub tokens: Arc<Tokens>,
+    /// Who failed to prove it of late.
+    pub failures: Arc<Failures>,
     /// Pages of other origins that may call.
     pub origins: Origins,
     /// Settles what is GitHub's; `None`: no webhooks are taken.
@@ -100,6 +108,19 @@ pub struct Api {
     pub counted: Arc<Counted>,
     /// Cancelled when the service stops: whoever waits is answered.
     pub stop: CancellationToken,
+}
+
+impl Api {
+    /// What is answered to somebody who proved nothing: that, or that he fails too often.
+    fn unproven(&self, client: Client, problem: Problem) -> Problem {
+        match self.failures.unproven(client) {
+            None => problem,
+            Some(wait) => {
+                self.metrics.refused("unproven");
+                Problem::rate_limited(wait)
+            }
+        }
+    }
 }
 
 /// Every call that the document describes, with its description.
@@ -165,6 +186,8 @@ async fn identify(State(metrics): State<Metrics>, request: Request, next: Next) 
         .unwrap_or_else(fresh_request_id);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
+    let client = request.extensions().get::<Client>().copied();
+    let client = client.as_ref().map(tracing::field::display);
     let route = request.extensions().get::<MatchedPath>().cloned();
     let started = tokio::time::Instant::now();
 
@@ -176,10 +199,12 @@ async fn identify(State(metrics): State<Metrics>, request: Request, next: Next) 
     let elapsed_ms = elapsed.as_millis();
     let route = route.as_ref().map_or("none", MatchedPath::as_str);
     metrics.http_request(name(&method), route, status.as_u16(), elapsed);
-    if status.is_client_error() || status.is_server_error() {
+    // Of those who fail too often, one line in a while is enough.
+    let fails = status.is_client_error() && status != StatusCode::TOO_MANY_REQUESTS;
+    if fails || status.is_server_error() {
         tracing::info!(
             http.method = %method, http.path = path, http.status = status.as_u16(),
-            request.id = ?id, elapsed_ms, "answered with a problem"
+            client.address = client, request.id = ?id, elapsed_ms, "answered with a problem"
         );
     } else {
         tracing::debug!(

@@ -2,8 +2,8 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::HeaderMap;
 
+use super::tokens::Reader;
 use super::{Api, Problem, openapi};
 use crate::store::sweeps::{self, SweepView};
 
@@ -12,11 +12,7 @@ use crate::store::sweeps::{self, SweepView};
     get, path = "/v1/orphans", operation_id = "list_orphans", tag = openapi::READ,
     responses((status = 200, description = "What should not be there", body = SweepView))
 )]
-pub(super) async fn list(
-    State(api): State<Api>,
-    headers: HeaderMap,
-) -> Result<Json<SweepView>, Problem> {
-    api.tokens.require_reader(&headers)?;
+pub(super) async fn list(_: Reader, State(api): State<Api>) -> Result<Json<SweepView>, Problem> {
     let mut db = api.pool.acquire().await?;
     Ok(Json(sweeps::latest(&mut db).await?))
 }

@@ -20,6 +20,7 @@ pub(super) struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
+    retry_after: Option<u64>,
 }
 
 /// Why a call is not answered as asked (RFC 9457).
@@ -41,7 +42,7 @@ pub(super) struct ProblemBody {
 }
 
 /// How long a caller should leave us alone while the database is away.
-const RETRY_AFTER_SECONDS: u16 = 5;
+const RETRY_AFTER_SECONDS: u64 = 5;
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
@@ -49,7 +50,22 @@ impl Problem {
             status,
             code,
             detail: detail.into(),
+            retry_after: (status == StatusCode::SERVICE_UNAVAILABLE).then_some(RETRY_AFTER_SECONDS),
         }
+    }
+
+    /// Too many failures came from that address; one more may after `wait`.
+    pub(super) fn rate_limited(wait: Duration) -> Self {
+        // Rounded up, or whoever comes then comes too soon.
+        let seconds = wait.as_millis().div_ceil(1000).max(1);
+        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let mut problem = Self::new(
+            StatusCode::TOO_MANY_REQUESTS,
+            "rate_limited",
+            format!("too many failures from this address: wait {seconds} s"),
+        );
+        problem.retry_after = Some(seconds);
+        problem
     }
 
     /// The body is not JSON at all.
@@ -186,10 +202,10 @@ impl Problem {
 
     /// The headers that are sent with it.
     pub(super) fn headers(&self) -> Option<(HeaderName, HeaderValue)> {
+        if let Some(seconds) = self.retry_after {
+            return Some((RETRY_AFTER, HeaderValue::from(seconds)));
+        }
         match self.status {
-            StatusCode::SERVICE_UNAVAILABLE => {
-                Some((RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS)))
-            }
             StatusCode::UNAUTHORIZED => {
                 Some((WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")))
             }
@@ -213,6 +229,7 @@ impl Problem {
             "body_too_large" => "The body is too large",
             "body_too_slow" => "The body took too long",
             "unsupported_media_type" => "The body is not JSON",
+            "rate_limited" => "Too many failures",
             "unavailable" => "Not available now",
             "method_not_allowed" => "Method not allowed",
             _ => "Internal error",

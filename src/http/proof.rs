@@ -5,12 +5,13 @@
 //! run alone, and [Standard Webhooks](https://www.standardwebhooks.com) signatures by any of several
 //! secrets, whose holders speak for every run.
 
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use secrecy::SecretString;
 use standardwebhooks::{
     HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook,
 };
 
+use super::client::Client;
 use super::{Problem, tokens};
 use crate::domain::names::Run;
 use crate::oidc::{Unproven, Verifier};
@@ -32,6 +33,14 @@ pub(super) enum Caller {
 }
 
 impl Caller {
+    /// By what, for the history.
+    pub(super) fn proven_by(self) -> &'static str {
+        match self {
+            Self::AnyRun => "shared secret",
+            Self::Run(_) => "job's token",
+        }
+    }
+
     /// Lets a caller pass who may speak for `run`.
     pub(super) fn require_voice_of(self, run: Run) -> Result<(), Problem> {
         match self {
@@ -101,9 +110,8 @@ impl ProofOfCaller {
         }
     }
 
-    /// Checks the proof. What is wrong with it goes to the log, not to the caller. Who shows a token
-    /// is judged by it, signed or not.
-    pub(super) async fn check(&self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, Problem> {
+    /// Checks the proof. Who shows a token is judged by it, signed or not.
+    pub(super) async fn check(&self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, NoProof> {
         match (&self.tokens, tokens::bearer(headers)) {
             (Some(verifier), Some(token)) => check_token(verifier, token).await,
             _ => self.check_signature(headers, body),
@@ -114,7 +122,7 @@ impl ProofOfCaller {
         &self,
         headers: &HeaderMap,
         body: &[u8],
-    ) -> Result<Caller, Problem> {
+    ) -> Result<Caller, NoProof> {
         // The library computes with the timestamp; keep it to what can be one.
         let plausible = headers
             .get(HEADER_WEBHOOK_TIMESTAMP)
@@ -128,13 +136,44 @@ impl ProofOfCaller {
         if matching > 0 {
             Ok(Caller::AnyRun)
         } else {
+            Err(NoProof::Wrong(
+                "its signature does not verify, or is older than 5 minutes".to_owned(),
+            ))
+        }
+    }
+}
+
+/// Why a callback proves nothing.
+#[derive(Debug)]
+pub(super) enum NoProof {
+    /// It is wrong, and how.
+    Wrong(String),
+    /// Nobody can tell at present.
+    Undecided,
+}
+
+impl NoProof {
+    /// What is answered. What is wrong with the proof goes to the log, not to the caller; and not of
+    /// each of those whose failures `count` finds too many.
+    pub(super) fn told(
+        self,
+        client: Client,
+        headers: &HeaderMap,
+        count: impl FnOnce(Problem) -> Problem,
+    ) -> Problem {
+        let Self::Wrong(why) = self else {
+            return Problem::issuer_away();
+        };
+        let problem = count(unproven());
+        if problem.status() == StatusCode::UNAUTHORIZED {
             tracing::warn!(
+                client.address = %client, why,
                 webhook.id = ?headers.get(HEADER_WEBHOOK_ID),
                 webhook.timestamp = ?headers.get(HEADER_WEBHOOK_TIMESTAMP),
-                "a callback whose signature does not verify, or is older than 5 minutes"
+                "a callback that proves nothing"
             );
-            Err(unproven())
         }
+        problem
     }
 }
 
@@ -148,16 +187,13 @@ fn is_signed(headers: &HeaderMap) -> bool {
     .all(|&name| headers.contains_key(name))
 }
 
-async fn check_token(verifier: &Verifier, token: &[u8]) -> Result<Caller, Problem> {
+async fn check_token(verifier: &Verifier, token: &[u8]) -> Result<Caller, NoProof> {
     // A token is base64 and dots.
-    let token = str::from_utf8(token).map_err(|_| unproven())?;
+    let token = str::from_utf8(token).map_err(|_| NoProof::Wrong("it is no token".to_owned()))?;
     match verifier.verify(token).await {
         Ok(run) => Ok(Caller::Run(run)),
-        Err(Unproven::Refused(why)) => {
-            tracing::warn!(why, "a callback with a token that is not of a run of ours");
-            Err(unproven())
-        }
-        Err(Unproven::Undecided) => Err(Problem::issuer_away()),
+        Err(Unproven::Refused(why)) => Err(NoProof::Wrong(why)),
+        Err(Unproven::Undecided) => Err(NoProof::Undecided),
     }
 }
 

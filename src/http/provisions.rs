@@ -15,9 +15,10 @@ use uuid::Uuid;
 
 use super::answers::{History, Provisions};
 use super::body::{self, Fields, required};
+use super::tokens::{Operator, Reader};
 use super::{Api, Problem, etag, openapi};
 use crate::domain::names::ProvisionId;
-use crate::domain::provision::Provision;
+use crate::domain::provision::{BY, Provision};
 use crate::domain::transition::Status;
 use crate::rollback::{Retried, retry_rollback, rollback_failed_provision};
 use crate::store::StoreError;
@@ -42,11 +43,11 @@ type IdInPath = Result<Path<String>, PathRejection>;
     )
 )]
 pub(super) async fn create(
+    operator: Operator,
     State(api): State<Api>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    api.tokens.require_operator(&headers)?;
     let body = body::read(&headers, body).await?;
     body::require_json(&headers)?;
     let fields = Fields::parse(&body)?;
@@ -62,6 +63,7 @@ pub(super) async fn create(
         (None, now) => {
             let mut change = Provision::create(id, agent_id, region, now, api.provision_timeout)
                 .map_err(StoreError::from)?;
+            change.note("created", BY, &operator.by);
             change.dispatch = api.dispatches;
             write(&mut db, &change).await? == Written::Yes
         }
@@ -104,11 +106,10 @@ pub(super) struct ListQuery {
     responses((status = 200, description = "A page", body = Provisions))
 )]
 pub(super) async fn list(
+    _: Reader,
     State(api): State<Api>,
-    headers: HeaderMap,
     query: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Json<Provisions>, Problem> {
-    api.tokens.require_reader(&headers)?;
     let Query(query) = query.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
     let given = |value: Option<String>| value.filter(|text| !text.is_empty());
     let wanted = Search {
@@ -175,11 +176,11 @@ pub(super) async fn list(
     )
 )]
 pub(super) async fn show(
+    _: Reader,
     State(api): State<Api>,
     headers: HeaderMap,
     id: IdInPath,
 ) -> Result<Response, Problem> {
-    api.tokens.require_reader(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
     let view = view(&api, &mut db, id).await?;
@@ -193,11 +194,10 @@ pub(super) async fn show(
     responses((status = 200, description = "Its history", body = History))
 )]
 pub(super) async fn events(
+    _: Reader,
     State(api): State<Api>,
-    headers: HeaderMap,
     id: IdInPath,
 ) -> Result<Json<History>, Problem> {
-    api.tokens.require_reader(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
     let events = views::events(&mut db, id).await?.ok_or_else(unknown_id)?;
@@ -213,14 +213,13 @@ pub(super) async fn events(
     responses((status = 202, description = "The provision, destroyed", body = ProvisionView))
 )]
 pub(super) async fn destroy(
+    operator: Operator,
     State(api): State<Api>,
-    headers: HeaderMap,
     id: IdInPath,
 ) -> Result<Response, Problem> {
-    api.tokens.require_operator(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    destroy_now(&api, &mut db, id).await?;
+    destroy_now(&api, &mut db, id, &operator.by).await?;
     let view = view(&api, &mut db, id).await?;
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
@@ -232,14 +231,13 @@ pub(super) async fn destroy(
     responses((status = 202, description = "The provision", body = ProvisionView))
 )]
 pub(super) async fn retry(
+    operator: Operator,
     State(api): State<Api>,
-    headers: HeaderMap,
     id: IdInPath,
 ) -> Result<Response, Problem> {
-    api.tokens.require_operator(&headers)?;
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    retry_now(&api, &mut db, id).await?;
+    retry_now(&api, &mut db, id, &operator.by).await?;
     let view = view(&api, &mut db, id).await?;
     Ok((StatusCode::ACCEPTED, Json(view)).into_response())
 }
@@ -249,6 +247,7 @@ pub(super) async fn destroy_now(
     api: &Api,
     db: &mut sqlx::PgConnection,
     id: ProvisionId,
+    by: &str,
 ) -> Result<(), Problem> {
     loop {
         let (provision, now) = read(db, id).await?;
@@ -256,6 +255,7 @@ pub(super) async fn destroy_now(
         let Some(mut change) = provision.destroy(now).map_err(StoreError::from)? else {
             return Ok(());
         };
+        change.note("destroy", BY, by);
         rollback_failed_provision(&mut change, api.managed);
         if write(db, &change).await? == Written::Yes {
             api.changes.announce(id);
@@ -269,8 +269,9 @@ pub(super) async fn retry_now(
     api: &Api,
     db: &mut sqlx::PgConnection,
     id: ProvisionId,
+    by: &str,
 ) -> Result<(), Problem> {
-    if retry_rollback(db, id, api.managed).await? == Retried::UnknownId {
+    if retry_rollback(db, id, api.managed, by).await? == Retried::UnknownId {
         return Err(unknown_id());
     }
     api.changes.announce(id);

@@ -1,10 +1,10 @@
 //! Who is signed in to the page: a cookie that no replica has to remember.
 //!
-//! Its value is `version.role.expiry.mac`, and the key of the MAC is the role's own token: a token
-//! that is replaced ends its sessions, and nobody makes a cookie without the token. The cookie reads
-//! the status API as well, for the page's stream. It changes nothing there: whatever the page changes
-//! goes through its own forms, each of which must prove by [`require_our_own_page`] that it comes from
-//! a page of ours.
+//! Its value is `version.role.expiry.mac`, and the key of the MAC is the token that it was made with:
+//! when that token is no longer set its sessions end, and nobody makes a cookie without a token. The
+//! cookie reads the status API as well, for the page's stream. It changes nothing there: whatever the
+//! page changes goes through its own forms, each of which must prove by [`require_our_own_page`] that it
+//! comes from a page of ours.
 
 use std::time::Duration;
 
@@ -13,19 +13,19 @@ use axum::http::header::{COOKIE, HOST, ORIGIN};
 use axum::http::{HeaderMap, HeaderName};
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
-use secrecy::{ExposeSecret, SecretString};
-use subtle::ConstantTimeEq;
+use secrecy::ExposeSecret;
+use subtle::{Choice, ConstantTimeEq};
 
 use super::Problem;
-use super::tokens::Tokens;
+use super::tokens::{Holder, Role, Token, Tokens};
 
-/// What somebody who is signed in may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Look.
-    Reader,
-    /// Look and change.
-    Operator,
+/// That somebody signed in.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Session {
+    /// With which token.
+    pub(super) holder: Holder,
+    /// Until when it lasts, in unix seconds.
+    expiry: u64,
 }
 
 /// How long a session lasts: a shift.
@@ -34,38 +34,23 @@ const VERSION: &str = "1";
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-impl Role {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Reader => "read",
-            Self::Operator => "operator",
-        }
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        [Self::Reader, Self::Operator]
-            .into_iter()
-            .find(|role| role.name() == name)
-    }
-
-    fn token(self, tokens: &Tokens) -> Option<&SecretString> {
-        match self {
-            Self::Reader => tokens.read.as_ref(),
-            Self::Operator => tokens.operator.as_ref(),
-        }
+impl Session {
+    /// Whether it lasts still.
+    pub(super) fn goes_on(&self) -> bool {
+        now() < self.expiry
     }
 }
 
-/// What the header `Set-Cookie` says to sign somebody in. `None` if that role has no token.
-pub(super) fn cookie(tokens: &Tokens, role: Role, transport: Transport) -> Option<String> {
+/// What the header `Set-Cookie` says to sign somebody in with this token.
+pub(super) fn cookie(token: &Token, transport: Transport) -> String {
     let expiry = now() + LASTS.as_secs();
-    let value = value(tokens, role, expiry)?;
-    Some(format!(
+    let value = value(token, expiry);
+    format!(
         "{}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Strict{}",
         transport.cookie_name(),
         LASTS.as_secs(),
         transport.attribute(),
-    ))
+    )
 }
 
 /// What it says to sign out.
@@ -77,17 +62,31 @@ pub(super) fn no_cookie(transport: Transport) -> String {
     )
 }
 
-/// Who these headers say is signed in. `None`: nobody, or not any more.
-pub(super) fn role(tokens: &Tokens, headers: &HeaderMap) -> Option<Role> {
-    let now = now();
-    cookies(headers).find_map(|given| {
-        let mut parts = given.split('.');
-        let (version, role, expiry) = (parts.next()?, parts.next()?, parts.next()?);
-        let (role, expiry) = (Role::parse(role)?, expiry.parse::<u64>().ok()?);
-        let ours = value(tokens, role, expiry)?;
-        // All of it is compared, so that one session has one spelling.
-        let same = bool::from(ours.as_bytes().ct_eq(given.as_bytes()));
-        (version == VERSION && same && now < expiry).then_some(role)
+/// Whether there is a cookie of ours, whatever it says. Signing out leaves an empty one at most.
+pub(super) fn has_one(headers: &HeaderMap) -> bool {
+    cookies(headers).any(|given| !given.is_empty())
+}
+
+/// The session that these headers show; of several, the one that lasts longest. `None`: what they show
+/// was not made with a token that is taken.
+pub(super) fn shown(tokens: &Tokens, headers: &HeaderMap) -> Option<Session> {
+    cookies(headers)
+        .filter_map(|given| proven(tokens, given))
+        .max_by_key(|session| session.expiry)
+}
+
+fn proven(tokens: &Tokens, given: &str) -> Option<Session> {
+    let mut parts = given.split('.');
+    let (_, role, expiry) = (parts.next()?, parts.next()?, parts.next()?);
+    let (role, expiry) = (Role::parse(role)?, expiry.parse::<u64>().ok()?);
+    // All of it is compared, so that one session has one spelling.
+    let token = tokens.find(|token| {
+        let same = value(token, expiry).as_bytes().ct_eq(given.as_bytes());
+        same & Choice::from(u8::from(token.holder.role == role))
+    })?;
+    Some(Session {
+        holder: token.holder,
+        expiry,
     })
 }
 
@@ -179,12 +178,11 @@ fn cookies(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .map(|(_, value)| value)
 }
 
-fn value(tokens: &Tokens, role: Role, expiry: u64) -> Option<String> {
-    let key = role.token(tokens)?.expose_secret();
-    let said = format!("{VERSION}.{}.{expiry}", role.name());
-    let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
+fn value(token: &Token, expiry: u64) -> String {
+    let said = format!("{VERSION}.{}.{expiry}", token.holder.role.name());
+    let key = hmac::Key::new(hmac::HMAC_SHA256, token.secret.expose_secret().as_bytes());
     let mac = hmac::sign(&key, format!("backstop session {said}").as_bytes());
-    Some(format!("{said}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac)))
+    format!("{said}.{}", BASE64_URL_SAFE_NO_PAD.encode(mac))
 }
 
 /// By this process's clock, in unix seconds: a session is between a browser and us.
@@ -203,45 +201,73 @@ fn now() -> u64 {
 mod tests {
     use super::*;
 
-    fn tokens(read: &str, operator: &str) -> Tokens {
-        Tokens {
-            read: Some(read.into()),
-            operator: Some(operator.into()),
-        }
+    fn tokens(read: &[&str], operator: &[&str]) -> Tokens {
+        let secrets = |of: &[&str]| -> Vec<_> { of.iter().map(|&it| it.into()).collect() };
+        Tokens::new(secrets(read), secrets(operator))
+    }
+
+    fn made(tokens: &Tokens, token: &str, expiry: u64) -> String {
+        value(tokens.known(token.as_bytes()).unwrap(), expiry)
     }
 
     fn signed_in(value: &str) -> HeaderMap {
         HeaderMap::from_iter([(COOKIE, format!("a=b; backstop={value}").parse().unwrap())])
     }
 
+    fn role(tokens: &Tokens, value: &str) -> Option<Role> {
+        let session = shown(tokens, &signed_in(value)).filter(Session::goes_on);
+        session.map(|it| it.holder.role)
+    }
+
     #[test]
-    fn a_session_has_its_role_until_it_ends_or_its_token_is_replaced() {
-        let ours = tokens("reader", "operator");
-        for wanted in [Role::Reader, Role::Operator] {
-            let later = value(&ours, wanted, now() + 60).unwrap();
-            assert_eq!(role(&ours, &signed_in(&later)), Some(wanted));
-            assert_eq!(
-                role(&tokens("reader2", "operator2"), &signed_in(&later)),
-                None
+    fn a_session_has_its_role_until_it_ends_or_its_token_goes() {
+        let ours = tokens(&["reader"], &["operator"]);
+        for (token, wanted) in [("reader", Role::Reader), ("operator", Role::Operator)] {
+            let later = made(&ours, token, now() + 60);
+            assert_eq!(role(&ours, &later), Some(wanted));
+            // While it is replaced both are set, in whatever order.
+            let both = tokens(&["reader2", "reader"], &["operator2", "operator"]);
+            assert_eq!(role(&both, &later), Some(wanted));
+            assert_eq!(role(&both, &made(&both, token, now() + 60)), Some(wanted));
+            assert_eq!(role(&tokens(&["reader2"], &["operator2"]), &later), None);
+            // What was a reader's is none of an operator's, though the token is.
+            assert_eq!(role(&tokens(&["operator"], &["reader"]), &later), None);
+            let over = made(&ours, token, now());
+            assert_eq!(role(&ours, &over), None);
+            assert!(shown(&ours, &signed_in(&over)).is_some(), "it is no guess");
+        }
+    }
+
+    #[test]
+    fn of_several_cookies_the_one_counts_that_lasts_longest() {
+        let ours = tokens(&["reader"], &["operator"]);
+        let over = made(&ours, "operator", now());
+        let lasts = made(&ours, "reader", now() + 60);
+        for pair in [[&over, &lasts], [&lasts, &over]] {
+            let cookies = format!(
+                "backstop={}; __Host-backstop={}; backstop=x",
+                pair[0], pair[1]
             );
-            let over = value(&ours, wanted, now()).unwrap();
-            assert_eq!(role(&ours, &signed_in(&over)), None);
+            let headers = HeaderMap::from_iter([(COOKIE, cookies.parse().unwrap())]);
+            let session = shown(&ours, &headers).unwrap();
+            assert!(session.goes_on());
+            assert_eq!(session.holder.role, Role::Reader);
         }
     }
 
     #[test]
     fn nothing_of_a_session_can_be_changed() {
-        let ours = tokens("reader", "operator");
-        let session = value(&ours, Role::Reader, now() + 60).unwrap();
+        let ours = tokens(&["reader"], &["operator"]);
+        let session = made(&ours, "reader", now() + 60);
         let mut parts: Vec<&str> = session.split('.').collect();
         let longer = (now() + 600).to_string();
         for (at, forged) in [(0, "2"), (1, "operator"), (2, longer.as_str()), (3, "")] {
             let kept = std::mem::replace(&mut parts[at], forged);
-            assert_eq!(role(&ours, &signed_in(&parts.join("."))), None, "{parts:?}");
+            assert_eq!(role(&ours, &parts.join(".")), None, "{parts:?}");
             parts[at] = kept;
         }
-        assert_eq!(role(&ours, &signed_in(&format!("{session}."))), None);
-        assert_eq!(role(&ours, &signed_in("")), None);
+        assert_eq!(role(&ours, &format!("{session}.")), None);
+        assert_eq!(role(&ours, ""), None);
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
 
 use super::feed::{Feed, Message};
-use super::{Api, Problem, openapi};
+use super::{Api, Problem, openapi, tokens};
 use crate::store::feed::{Position, Then};
 
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -34,10 +34,10 @@ const X_ACCEL_BUFFERING: HeaderName = HeaderName::from_static("x-accel-buffering
                body = String, content_type = "text/event-stream"))
 )]
 pub(super) async fn stream(
+    _: tokens::Reader,
     State(api): State<Api>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    api.tokens.require_reader(&headers)?;
     let asked = last_event_id(&headers)?;
     let known = api.feed.begin(asked).await?;
     let reader = Reader {

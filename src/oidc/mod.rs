@@ -24,7 +24,7 @@ pub use claims::{Ours, Repository, WorkflowFile};
 /// How far the issuer's clock and ours may be apart, in seconds.
 const LEEWAY: u64 = 60;
 /// GitHub's tokens have about 2 KiB.
-const LONGEST: usize = 16 * 1024;
+const LONGEST: usize = 8 * 1024;
 
 /// Settles whether a token is that of a run of ours.
 pub struct Verifier {

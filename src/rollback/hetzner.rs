@@ -94,7 +94,7 @@ async fn remove(
     match (&step.accepted, action) {
         (Some(accepted), Some(ActionStatus::Running)) => {
             return Ok(Outcome::UnderWay {
-                look_in: pace(accepted),
+                look_in: pace(accepted.since),
             });
         }
         (Some(_), Some(ActionStatus::Error { code, message })) => {

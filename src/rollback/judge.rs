@@ -13,7 +13,7 @@ use crate::domain::fields::VendorId;
 use crate::domain::names::ControllerId;
 use crate::providers::hetzner::RateLimit;
 use crate::providers::{VendorError, one_line};
-use crate::store::ledger::{AcceptedDelete, ClaimedStep, Outcome};
+use crate::store::ledger::{ClaimedStep, Outcome};
 
 /// What is locked is locked for seconds: the vendor is finishing something else.
 const LOCKED_CAP: Duration = Duration::from_secs(5);
@@ -141,14 +141,18 @@ impl Judge<'_> {
 
 /// That a delete is done and its thing is still there, while its list may lag.
 pub(super) fn may_lag(step: &ClaimedStep) -> Option<Outcome> {
-    let accepted = step.accepted.as_ref()?;
-    let look_in = pace(accepted);
-    (accepted.since < LIST_MAY_LAG).then_some(Outcome::UnderWay { look_in })
+    let look_in = look_while_listed(step.accepted.as_ref()?.since)?;
+    Some(Outcome::UnderWay { look_in })
+}
+
+/// When to look again for what was accepted for deletion so long ago; `None`: it is no lag any more.
+fn look_while_listed(since: Duration) -> Option<Duration> {
+    (since < LIST_MAY_LAG).then(|| pace(since))
 }
 
 /// The longer a delete has been under way, the less often it is asked after.
-pub(super) fn pace(accepted: &AcceptedDelete) -> Duration {
-    (accepted.since / 2).clamp(POLL.0, POLL.1)
+pub(super) fn pace(since: Duration) -> Duration {
+    (since / 2).clamp(POLL.0, POLL.1)
 }
 
 /// What a search that finds nothing reports.
@@ -171,4 +175,38 @@ async fn nothing_found(step: &ClaimedStep, sight: &Sight<'_>) -> Outcome {
 /// Half to all of a pause, so that replicas do not come back in step.
 pub(crate) fn jittered(pause: Duration) -> Duration {
     pause.mul_f64(rand::rng().random_range(0.5..=1.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    #[test]
+    fn the_longer_a_delete_is_under_way_the_less_often_it_is_asked_after() {
+        for (since, asked_in) in [
+            (0, 500),
+            (999, 500),
+            (2_000, 1_000),
+            (9_000, 4_500),
+            (60_000, 5_000),
+        ] {
+            assert_eq!(pace(ms(since)), ms(asked_in), "{since}");
+        }
+    }
+
+    #[test]
+    fn what_is_still_listed_a_minute_after_its_delete_is_deleted_once_more() {
+        for (since, look_in) in [
+            (0, Some(ms(500))),
+            (59_999, Some(ms(5_000))),
+            (60_000, None),
+            (3_600_000, None),
+        ] {
+            assert_eq!(look_while_listed(ms(since)), look_in, "{since}");
+        }
+    }
 }

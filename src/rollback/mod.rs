@@ -17,7 +17,7 @@ pub(crate) use judge::{LOOK_FOR_LATE_ARRIVALS_EVERY, jittered};
 pub(crate) use sight::{Blind, Look, Shown};
 
 use crate::domain::names::{AttemptNumber, ProvisionId};
-use crate::domain::provision::{Change, PlannedStep};
+use crate::domain::provision::{BY, Change, PlannedStep};
 use crate::domain::step::Resource;
 use crate::store::provisions::{Written, read, write};
 use crate::store::{StoreError, ledger};
@@ -64,8 +64,8 @@ pub enum Retried {
     UnknownId,
 }
 
-/// Makes whatever is unsettled of a provision due now, and plans what is missing. The caller
-/// announces the change.
+/// Makes whatever is unsettled of a provision due now, and plans what is missing; the history says
+/// `by` whom. The caller announces the change.
 ///
 /// # Errors
 /// [`StoreError`] if the database cannot be written; then nothing was.
@@ -73,6 +73,7 @@ pub async fn retry_rollback(
     db: &mut PgConnection,
     id: ProvisionId,
     managed: &[Resource],
+    by: &str,
 ) -> Result<Retried, StoreError> {
     loop {
         let mut transaction = db.begin().await?;
@@ -85,6 +86,7 @@ pub async fn retry_rollback(
             return Ok(Retried::Yes);
         }
         let mut change = provision.retry(now)?;
+        change.note("retry", BY, by);
         rollback_failed_provision(&mut change, managed);
         if write(&mut transaction, &change).await? == Written::Yes {
             ledger::retry_now(&mut transaction, id).await?;

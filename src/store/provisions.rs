@@ -35,7 +35,7 @@ pub async fn read_for_callback(
                    where e.provision_id = $1
                      and e.attempt = coalesce(former.number, current.number)
                      and e.kind = $4
-                     and e.data - 'refused' = $5
+                     and e.data - 'refused' - 'proven_by' = $5
                ) as "repeated!"
         from (values ($1::uuid)) as asked (id)
         left join provisions p on p.id = asked.id

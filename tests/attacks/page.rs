@@ -3,6 +3,7 @@
 
 use std::sync::LazyLock;
 
+use backstop::http::tokens::Tokens;
 use backstop::providers::Timeouts;
 use reqwest::redirect::Policy;
 use reqwest::{Client, RequestBuilder};
@@ -63,8 +64,7 @@ async fn no_session_can_be_made_up_cut_or_taken_from_elsewhere() {
     let (service, other) = (
         Service::start().await,
         Service::start_changed(Options::default(), |config| {
-            config.tokens.operator = Some("another-operator".into());
-            config.tokens.read = Some("another-reader".into());
+            config.tokens = Tokens::new(["another-reader".into()], ["another-operator".into()]);
         })
         .await,
     );

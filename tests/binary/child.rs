@@ -195,6 +195,11 @@ impl Server {
         .unwrap()
     }
 
+    /// The process.
+    pub fn pid(&self) -> u32 {
+        self.child.0.id()
+    }
+
     /// `kill -9`, and buried.
     pub fn kill(mut self) {
         self.child.0.kill().unwrap();

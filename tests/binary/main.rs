@@ -19,6 +19,7 @@ mod people;
 mod proxy;
 mod restored;
 mod settings;
+mod silent;
 mod stops;
 mod sweep;
 mod workflows;

@@ -33,6 +33,22 @@ const CASES: &[Case] = &[
         ],
         "BACKSTOP_READ_TOKEN",
     ),
+    (
+        &[("BACKSTOP_READ_TOKEN", Some("very-secret-value,"))],
+        "BACKSTOP_READ_TOKEN",
+    ),
+    (
+        &[("BACKSTOP_OPERATOR_TOKEN", Some(" , very-secret-value"))],
+        "BACKSTOP_OPERATOR_TOKEN",
+    ),
+    (
+        &[("BACKSTOP_TRUSTED_PROXIES", Some("proxy.example"))],
+        "BACKSTOP_TRUSTED_PROXIES",
+    ),
+    (
+        &[("BACKSTOP_MAX_CONNECTIONS", Some("0"))],
+        "BACKSTOP_MAX_CONNECTIONS",
+    ),
     // half-set
     (
         &[("TAILSCALE_OAUTH_CLIENT_SECRET", None)],

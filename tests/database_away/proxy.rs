@@ -40,6 +40,8 @@ struct State {
     there: watch::Sender<Fate>,
     /// What a client sends whose answer is to be lost, once.
     lose: Mutex<Option<Vec<u8>>>,
+    /// What a client sends at which its connection goes silent, each once.
+    silent_at: Mutex<Vec<Vec<u8>>>,
 }
 
 impl Proxy {
@@ -52,6 +54,7 @@ impl Proxy {
             new: Mutex::new(Fate::Carried),
             there: watch::channel(Fate::Carried).0,
             lose: Mutex::new(None),
+            silent_at: Mutex::default(),
         });
         tokio::spawn({
             let state = state.clone();
@@ -121,6 +124,16 @@ impl Proxy {
         self.state.lose.lock().unwrap().is_none()
     }
 
+    /// The next time that a client sends this, the server never gets it and the connection goes silent.
+    pub fn go_silent_at(&self, sent: &[u8]) {
+        self.state.silent_at.lock().unwrap().push(sent.to_owned());
+    }
+
+    /// Whether each of these has been sent.
+    pub fn has_gone_silent(&self) -> bool {
+        self.state.silent_at.lock().unwrap().is_empty()
+    }
+
     fn set_new(&self, fate: Fate) {
         *self.state.new.lock().unwrap() = fate;
     }
@@ -146,6 +159,9 @@ impl State {
                 read = client.read_buf(&mut sent) => {
                     if read.unwrap_or(0) == 0 {
                         return;
+                    }
+                    if self.goes_silent(&sent) {
+                        fate = Fate::Silent;
                     }
                     if let Some(server) = server.as_mut().filter(|_| fate == Fate::Carried) {
                         loses = loses || self.loses(&sent);
@@ -184,14 +200,23 @@ impl State {
     /// Whether the answer to this is to be lost. Clients send a statement in one piece.
     fn loses(&self, sent: &[u8]) -> bool {
         let mut lose = self.lose.lock().unwrap();
-        let hit = lose
-            .as_ref()
-            .is_some_and(|lost| sent.windows(lost.len()).any(|part| part == lost));
+        let hit = lose.as_ref().is_some_and(|lost| contains(sent, lost));
         if hit {
             *lose = None;
         }
         hit
     }
+
+    /// Whether this is where the connection goes silent.
+    fn goes_silent(&self, sent: &[u8]) -> bool {
+        let mut silent_at = self.silent_at.lock().unwrap();
+        let at = silent_at.iter().position(|it| contains(sent, it));
+        at.map(|at| silent_at.swap_remove(at)).is_some()
+    }
+}
+
+fn contains(sent: &[u8], what: &[u8]) -> bool {
+    sent.windows(what.len()).any(|part| part == what)
 }
 
 async fn read(server: &mut Option<UnixStream>, into: &mut Vec<u8>) -> usize {

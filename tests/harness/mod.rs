@@ -25,9 +25,11 @@ use backstop::domain::budget::Reserve;
 use backstop::domain::orphans::Mandate;
 use backstop::domain::overdue::Patience;
 use backstop::http::cors::Origins;
+use backstop::http::failures::Rate;
 use backstop::http::github::Webhooks;
 use backstop::http::page;
 use backstop::http::proof::ProofOfCaller;
+use backstop::http::serve::Limits;
 use backstop::http::tokens::Tokens;
 use backstop::oidc;
 use backstop::postgres::{Durability, PrivatePostgres};
@@ -228,10 +230,13 @@ pub fn config(options: &Options, database: &PgConnectOptions, sim: &Sim) -> Conf
             SecretString::from(OLDER_SECRET),
         ])
         .unwrap(),
-        tokens: Tokens {
-            read: Some(READER.into()),
-            operator: Some(OPERATOR.into()),
+        tokens: Tokens::new([READER.into()], [OPERATOR.into()]),
+        // Tests of other things fail as often as they like.
+        failures: Rate {
+            burst: 1_000_000,
+            every: Duration::from_secs(1),
         },
+        limits: Limits::default(),
         origins: Origins::default(),
         webhook: options
             .webhook

@@ -56,6 +56,7 @@ BACKSTOP_CALLBACK_SECRETS=whsec_$(printf schemathesis-schemathesis-secret | base
 export BACKSTOP_CALLBACK_SECRETS
 export BACKSTOP_READ_TOKEN=schemathesis-reader BACKSTOP_OPERATOR_TOKEN=schemathesis-operator
 export BACKSTOP_LISTEN=127.0.0.1:0 BACKSTOP_DATA_DIR=$work/data
+export BACKSTOP_TRUSTED_PROXIES=127.0.0.1
 start serve serve
 url=$(sed -n 's/^listening on //p' "$work/serve")
 

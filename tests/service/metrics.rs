@@ -108,6 +108,8 @@ async fn names_types_and_numbers_are_those_of_the_contract() {
         ("backstop_github_verdicts_total", "counter"),
         ("backstop_http_requests_total", "counter"),
         ("backstop_http_request_seconds", "histogram"),
+        ("backstop_http_connections", "gauge"),
+        ("backstop_http_refused_total", "counter"),
         ("backstop_database_connections", "gauge"),
         ("backstop_database_connections_max", "gauge"),
         ("backstop_database_up", "gauge"),
@@ -118,7 +120,7 @@ async fn names_types_and_numbers_are_those_of_the_contract() {
             "{name}"
         );
     }
-    assert_eq!(scrape.types.len(), 14, "{:?}", scrape.types);
+    assert_eq!(scrape.types.len(), 16, "{:?}", scrape.types);
 
     scrape.is(
         "backstop_callbacks_total{kind=\"started\",result=\"accepted\"}",

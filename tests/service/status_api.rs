@@ -289,6 +289,7 @@ async fn the_history_of_a_whole_life_is_complete_and_in_order() {
     let mut said = made.ids();
     said["run_id"] = json!(RUN.0);
     said["run_attempt"] = json!(RUN.1);
+    said["proven_by"] = json!("shared secret");
     assert_eq!(success["data"], said);
 }
 

@@ -10,6 +10,7 @@ mod hearing;
 mod hold;
 mod overdue;
 mod races;
+mod reopen;
 mod sight;
 mod support;
 mod sweep;

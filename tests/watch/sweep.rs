@@ -12,7 +12,7 @@ use crate::hold::{copy, resume};
 use crate::support::{RUN, is_held, secs};
 
 /// A provision that failed and was rolled back, and what its `started` told.
-async fn over(service: &Service) -> (Uuid, Value) {
+pub async fn over(service: &Service) -> (Uuid, Value) {
     let id = Uuid::new_v4();
     let started = service.started(id, RUN).await;
     let body = json!({"may_exist": []});

@@ -179,19 +179,69 @@ fn what_is_permitted_is_not_permitted_again_until_it_is_reported_or_lapses() {
     assert_eq!(granted(ask(&unanswered, DELETE, 90, 0)), Some((77, false)));
 
     // Never reported: it counts as used up, and comes back like anything that was.
-    let lapsed = 120_000;
+    let lapsed = 240_000;
     assert_eq!(
         granted(ask(&budget, DELETE, 500, lapsed - 1)),
-        Some((100 - 53 + 119 - 3, false))
+        Some((100 - 53 + 239 - 3, false))
     );
     assert_eq!(
         granted(ask(&budget, DELETE, 500, lapsed + 10_000)),
-        Some((100 - 53 + 130 - 3, false))
+        Some((100 - 53 + 250 - 3, false))
     );
     assert_eq!(
         granted(ask(&budget, DELETE, 5000, 3_700_000)),
         Some((2877, false))
     );
+}
+
+#[test]
+fn an_answer_of_a_holder_that_was_not_done_in_time_is_not_believed() {
+    let generous = Told {
+        limit: 3600,
+        remaining: 3600,
+        told_at: Some(1),
+        heard_at: at(1_000),
+    };
+    for (ms, left) in [
+        (120_000, 3600),
+        // What is known without it, and what its holder sent.
+        (120_001, 1000 + 120 - 20),
+        (239_999, 1000 + 239 - 20),
+    ] {
+        let mut budget = told(1000);
+        let Answer::Granted(grant) = budget.ask(DELETE, 50, Reserve::default(), at(0)) else {
+            panic!("280 are left");
+        };
+        budget.hand_out(Uuid::nil(), &grant, at(0));
+        budget.settle(Uuid::nil(), 20, Some(generous), at(ms));
+        let known = budget.remaining(at(ms)).unwrap() - budget.handed_out();
+        assert_eq!(known, left, "{ms}");
+    }
+}
+
+#[test]
+fn a_permit_ends_when_it_is_reported_unless_what_was_sent_is_in_no_answer() {
+    let table = [
+        // of a vendor that told something, sent; still held back
+        (true, 0, 0),
+        (true, 20, 20),
+        (false, 0, 0),
+        (false, 20, 0),
+    ];
+    for (has_told, sent, held_back) in table {
+        let mut budget = told(1000);
+        budget.told = budget.told.filter(|_| has_told);
+        let grant = Grant {
+            requests: 50,
+            rest_in: SOONEST,
+            counts: 53,
+            is_exception: false,
+        };
+        budget.hand_out(Uuid::nil(), &grant, at(0));
+        budget.settle(Uuid::nil(), sent, None, at(1_000));
+        assert_eq!(budget.handed_out(), held_back, "{has_told} {sent}");
+        assert_eq!(budget.permits.is_empty(), held_back == 0);
+    }
 }
 
 #[test]

@@ -9,6 +9,7 @@ mod bodies;
 mod examples;
 
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
@@ -149,6 +150,9 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
         OPERATE => vec![("401", "Unauthenticated"), ("403", "Forbidden")],
         _ => vec![],
     };
+    if !problems.is_empty() {
+        problems.push(("429", "TooManyFailures"));
+    }
     if body.is_some() || operation["parameters"].is_array() {
         problems.push(("400", "BadRequest"));
     }
@@ -193,7 +197,7 @@ fn complete(operation: &mut Value) -> Option<(&'static str, Value)> {
 type Problems = fn() -> Vec<Problem>;
 
 /// The problems that calls have in common.
-const PROBLEMS: [(&str, Problems); 10] = [
+const PROBLEMS: [(&str, Problems); 11] = [
     ("BadRequest", || {
         vec![
             Problem::invalid_parameter("limit must be from 1 to 200"),
@@ -230,6 +234,9 @@ const PROBLEMS: [(&str, Problems); 10] = [
     }),
     ("InvalidBody", || {
         vec![Problem::invalid_body("agent_id is required")]
+    }),
+    ("TooManyFailures", || {
+        vec![Problem::rate_limited(Duration::from_secs(1))]
     }),
     ("Internal", || vec![Problem::internal()]),
     ("Unavailable", || vec![Problem::unavailable()]),

@@ -12,7 +12,7 @@ use super::assets;
 use super::parts::{self, Icon, icon};
 use super::{Extent, Viewer};
 use crate::http::Problem;
-use crate::http::session::Role;
+use crate::http::tokens::Role;
 use crate::store::StoreError;
 
 /// Nothing is loaded but our own style, script and icon; nobody frames us; forms come back to us.
@@ -121,7 +121,7 @@ impl IntoResponse for Failure {
             StatusCode::FORBIDDEN => ("That is not allowed", problem.detail().to_owned()),
             _ => (problem.title(), problem.detail().to_owned()),
         };
-        plain_page(
+        let mut page = plain_page(
             problem.status(),
             title,
             &html! {
@@ -130,7 +130,9 @@ impl IntoResponse for Failure {
                 p { (text) }
                 p { a.button href="/" { "To the overview" } }
             },
-        )
+        );
+        page.headers_mut().extend(problem.headers());
+        page
     }
 }
 

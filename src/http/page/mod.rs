@@ -21,15 +21,16 @@ mod timeline;
 mod vendors;
 
 use axum::Router;
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{DefaultBodyLimit, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use super::session::{self, Role};
-use super::{Api, Problem};
+use super::session;
+use super::tokens::{Role, signed_in};
+use super::{Api, Problem, body};
 use crate::domain::budget::Reserve;
 use crate::store::in_time;
 use layout::Failure;
@@ -59,6 +60,7 @@ pub(super) fn routes() -> Router<Api> {
         .route("/sign-in", get(sign_in::show).post(sign_in::sign_in))
         .route("/sign-out", post(sign_in::sign_out))
         .route("/assets/{name}", get(assets::show))
+        .layer(DefaultBodyLimit::max(body::BODY_LIMIT))
         .layer(middleware::from_fn(answer_in_time))
 }
 
@@ -99,7 +101,9 @@ impl FromRequestParts<Api> for Viewer {
         } else {
             Extent::Whole
         };
-        if let Some(role) = session::role(&api.tokens, &parts.headers) {
+        let holder = signed_in(api, parts).map_err(refused)?;
+        if let Some(holder) = holder {
+            let role = holder.role;
             return Ok(Self { role, asks_for });
         }
         let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
@@ -114,22 +118,29 @@ impl FromRequestParts<Api> for Viewer {
     }
 }
 
-/// An operator whose form came from a page of ours.
-struct Operator;
+/// An operator whose form came from a page of ours, and as whom the history knows him.
+struct Operator {
+    by: String,
+}
 
 impl FromRequestParts<Api> for Operator {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Response> {
         let public_url = api.page.public_url.as_deref();
-        session::require_our_own_page(&parts.headers, public_url)
-            .map_err(|problem| Failure::from(problem).into_response())?;
-        let Some(role) = session::role(&api.tokens, &parts.headers) else {
+        session::require_our_own_page(&parts.headers, public_url).map_err(refused)?;
+        let Some(holder) = signed_in(api, parts).map_err(refused)? else {
             return Err(sign_in::redirect("/"));
         };
-        match role {
-            Role::Operator => Ok(Self),
-            Role::Reader => Err(Failure::from(Problem::forbidden()).into_response()),
+        match holder.role {
+            Role::Operator => Ok(Self {
+                by: holder.to_string(),
+            }),
+            Role::Reader => Err(refused(Problem::forbidden())),
         }
     }
+}
+
+fn refused(problem: Problem) -> Response {
+    Failure::from(problem).into_response()
 }

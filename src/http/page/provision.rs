@@ -92,19 +92,19 @@ pub(super) async fn ask(
 
 /// `POST /provisions/{id}/destroy`
 pub(super) async fn destroy(
-    _: Operator,
+    operator: Operator,
     State(api): State<Api>,
     id: IdInPath,
 ) -> Result<Response, Failure> {
     let id = id_in_path(id)?;
     let mut db = api.pool.acquire().await?;
-    destroy_now(&api, &mut db, id).await?;
+    destroy_now(&api, &mut db, id, &operator.by).await?;
     Ok(see_other(&format!("/provisions/{id}?said=destroy")))
 }
 
 /// `POST /provisions/{id}/rollback`
 pub(super) async fn retry(
-    _: Operator,
+    operator: Operator,
     State(api): State<Api>,
     id: IdInPath,
     back: Result<Form<Back>, FormRejection>,
@@ -112,7 +112,7 @@ pub(super) async fn retry(
     let id = id_in_path(id)?;
     let Form(back) = back.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
     let mut db = api.pool.acquire().await?;
-    retry_now(&api, &mut db, id).await?;
+    retry_now(&api, &mut db, id, &operator.by).await?;
     let back = match back.back.as_str() {
         "" => format!("/provisions/{id}"),
         back => local(back).to_owned(),

@@ -1,7 +1,7 @@
 //! Signing in with a token of the status API, and out again.
 
 use axum::extract::rejection::FormRejection;
-use axum::extract::{Form, Query, State};
+use axum::extract::{Form, Query, Request, State};
 use axum::http::header::{LOCATION, SET_COOKIE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -9,7 +9,9 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::layout::{self, Failure};
+use crate::http::client::Client;
 use crate::http::session::{self, Transport};
+use crate::http::tokens::{guess, signed_in};
 use crate::http::{Api, Problem};
 
 #[derive(Deserialize)]
@@ -56,19 +58,25 @@ pub(super) fn see_other(to: &str) -> Response {
 /// `GET /sign-in`
 pub(super) async fn show(
     State(api): State<Api>,
-    headers: HeaderMap,
     query: Query<Next>,
-) -> Response {
+    request: Request,
+) -> Result<Response, Failure> {
     let next = local(&query.next);
-    if session::role(&api.tokens, &headers).is_some() {
-        return see_other(next);
+    let (parts, _) = request.into_parts();
+    if signed_in(&api, &parts)?.is_some() {
+        return Ok(see_other(next));
     }
-    layout::plain_page(StatusCode::OK, "Sign in", &form(next, None))
+    Ok(layout::plain_page(
+        StatusCode::OK,
+        "Sign in",
+        &form(next, None),
+    ))
 }
 
 /// `POST /sign-in`
 pub(super) async fn sign_in(
     State(api): State<Api>,
+    client: Client,
     headers: HeaderMap,
     given: Result<Form<Given>, FormRejection>,
 ) -> Result<Response, Failure> {
@@ -77,20 +85,27 @@ pub(super) async fn sign_in(
     let Form(given) = given.map_err(|error| Problem::invalid_parameter(error.body_text()))?;
     let next = local(&given.next);
     let transport = Transport::of(&headers, public_url);
-    let cookie = api
-        .tokens
-        .role_of(given.token.trim().as_bytes())
-        .and_then(|role| session::cookie(&api.tokens, role, transport))
-        .and_then(|cookie| cookie.parse().ok());
-    let Some(cookie) = cookie else {
-        tracing::warn!("somebody tried to sign in to the page with a token that is none");
-        let wrong = "That is neither the read token nor the operator token.";
-        let page = form(next, Some(wrong));
-        return Ok(layout::plain_page(StatusCode::FORBIDDEN, "Sign in", &page));
-    };
-    let mut response = see_other(next);
-    response.headers_mut().insert(SET_COOKIE, cookie);
-    Ok(response)
+    let look = || api.tokens.known(given.token.trim().as_bytes());
+    match guess(&api, client, look) {
+        Ok(token) => {
+            tracing::info!(client.address = %client, by = %token.holder, "signed in to the page");
+            let mut response = see_other(next);
+            if let Ok(cookie) = session::cookie(token, transport).parse() {
+                response.headers_mut().insert(SET_COOKIE, cookie);
+            }
+            Ok(response)
+        }
+        Err(None) => {
+            tracing::warn!(
+                client.address = %client,
+                "somebody tried to sign in to the page with a token that is none"
+            );
+            let wrong = "That is neither the read token nor the operator token.";
+            let page = form(next, Some(wrong));
+            Ok(layout::plain_page(StatusCode::FORBIDDEN, "Sign in", &page))
+        }
+        Err(Some(problem)) => Err(problem.into()),
+    }
 }
 
 /// `POST /sign-out`

@@ -264,8 +264,16 @@ fn decided(kind: &str, data: &Value) -> (Who, Tone, String) {
             let reason = plain::reason(data["reason"].as_str().unwrap_or(kind), None, None);
             return (Who::Backstop, Tone::Bad, format!("Gave it up. {reason}."));
         }
-        "destroy" => (Who::Operator, Tone::Undoing, "Asked to destroy it."),
-        "retry" => (Who::Operator, Tone::Undoing, "Asked to try again now."),
+        "destroy" | "retry" => {
+            let what = if kind == "destroy" {
+                "Asked to destroy it"
+            } else {
+                "Asked to try again now"
+            };
+            let by = data["by"].as_str();
+            let by = by.map(|by| format!(", by {by}")).unwrap_or_default();
+            return (Who::Operator, Tone::Undoing, format!("{what}{by}."));
+        }
         "disowned" => (
             Who::Operator,
             Tone::Calm,
