@@ -40,6 +40,8 @@ pub mod config;
 pub mod demo;
 pub mod dispatch;
 pub mod domain;
+#[cfg(any(test, fuzzing))]
+pub mod fuzzing;
 pub mod http;
 pub mod metrics;
 pub mod notices;

@@ -166,7 +166,7 @@ async fn take(
 
     let (id, kind) = parse_path(path)?;
     body::require_json(&headers)?;
-    let callback = parse(&Fields::parse(&body)?, id, kind, api)?;
+    let callback = parse(&Fields::parse(&body)?, id, kind, api.managed)?;
     caller.require_voice_of(callback.run)?;
 
     let accepted = in_time(record(api, &callback, caller)).await?;
@@ -297,7 +297,7 @@ async fn rollback_of(
 
 /// `Prefer: wait=20` ([RFC 7240](https://www.rfc-editor.org/rfc/rfc7240)), at most
 /// [`LONGEST_WAIT`]. Other preferences and what does not parse are ignored, as the RFC says.
-fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn wait_asked_for(headers: &HeaderMap) -> Option<Duration> {
     headers
         .get_all("prefer")
         .iter()
@@ -317,7 +317,13 @@ fn parse_path(path: CallbackPath) -> Result<(ProvisionId, Kind), Problem> {
     Ok((super::provisions::parse_id(&id)?, kind))
 }
 
-fn parse(fields: &Fields, id: ProvisionId, kind: Kind, api: &Api) -> Result<Callback, Problem> {
+/// What an installation that deletes `managed` kinds of thing takes as a callback.
+pub(super) fn parse(
+    fields: &Fields,
+    id: ProvisionId,
+    kind: Kind,
+    managed: &[Resource],
+) -> Result<Callback, Problem> {
     // The signature covers the body only: these two bind it to its endpoint.
     let named_kind = required("type", fields.name("type")?)?;
     if named_kind != kind.as_str() {
@@ -358,7 +364,7 @@ fn parse(fields: &Fields, id: ProvisionId, kind: Kind, api: &Api) -> Result<Call
         Kind::Success => {
             required("server_id", reported.server_id.as_ref())?;
             required("server_ip", reported.server_ip)?;
-            if api.tailscale_tag.is_some() {
+            if managed.contains(&Resource::Device) {
                 required("tailscale_ip", reported.tailscale_ip)?;
             }
             Message::Success { reported }

@@ -37,7 +37,7 @@ const SHORTEST_SECRET: usize = 16;
 /// GitHub's are UUIDs.
 const LONGEST_DELIVERY_ID: usize = 64;
 
-const SIGNATURE: &str = "x-hub-signature-256";
+pub(super) const SIGNATURE: &str = "x-hub-signature-256";
 const EVENT: &str = "x-github-event";
 const DELIVERY: &str = "x-github-delivery";
 
@@ -70,11 +70,43 @@ impl Webhooks {
     }
 
     /// Whether the signature is of this body. In constant time.
-    fn is_signed(&self, signature: &[u8], body: &[u8]) -> bool {
+    pub(super) fn is_signed(&self, signature: &[u8], body: &[u8]) -> bool {
         signature
             .strip_prefix(b"sha256=")
             .and_then(unhex)
             .is_some_and(|tag| hmac::verify(&self.key, body, &tag).is_ok())
+    }
+
+    /// What a webhook about an `event` says, if it is ours to hear.
+    pub(super) fn read(&self, event: &str, bytes: &[u8]) -> Result<Said, Problem> {
+        if !matches!(event, "workflow_run" | "workflow_job") {
+            return Ok(Said::Nothing(Outcome::Ignored));
+        }
+        let payload = parse(bytes)?;
+        if !self.is_ours(&payload.repository) {
+            return Ok(Said::Nothing(Outcome::OtherRepository));
+        }
+        // What begins or goes on says nothing by the time it is read.
+        if payload.action != "completed" {
+            return Ok(Said::Nothing(Outcome::Ignored));
+        }
+        let missing = || Problem::invalid_body(format!("{event} is required"));
+        if event == "workflow_job" {
+            let job = payload.workflow_job.ok_or_else(missing)?;
+            return Ok(Said::JobEnded(run(job.run_id, job.run_attempt)?));
+        }
+        let ended = payload.workflow_run.ok_or_else(missing)?;
+        let run = run(ended.id, ended.run_attempt)?;
+        Ok(
+            match RunState::parse(ended.status.as_deref(), ended.conclusion.as_deref()) {
+                RunState::Ended(ending) => Said::RunEnded(Testimony {
+                    run,
+                    ending,
+                    source: Source::Webhook,
+                }),
+                RunState::UnderWay | RunState::Unclear => Said::Nothing(Outcome::Ignored),
+            },
+        )
     }
 
     fn is_ours(&self, repository: &RepositoryField) -> bool {
@@ -113,7 +145,7 @@ fn unhex(digits: &[u8]) -> Option<Vec<u8>> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[schema(as = WebhookOutcome)]
-enum Outcome {
+pub(super) enum Outcome {
     /// Not about what we listen for.
     Ignored,
     /// About a repository that is not the one in `BACKSTOP_GITHUB_REPOSITORY`.
@@ -126,6 +158,16 @@ enum Outcome {
     Recorded,
     /// GitHub is asked about the run.
     Asking,
+}
+
+/// What a webhook says.
+pub(super) enum Said {
+    /// Nothing that is heard here.
+    Nothing(Outcome),
+    /// How a run attempt ended.
+    RunEnded(Testimony),
+    /// That a job of this run attempt ended.
+    JobEnded(Run),
 }
 
 #[derive(Serialize, ToSchema)]
@@ -202,56 +244,15 @@ pub(super) async fn receive(
         }
         return Err(problem);
     }
-    let event = text(&headers, EVENT)?;
-    let delivery = text(&headers, DELIVERY)?;
-    let plausible = |c: char| c.is_ascii_alphanumeric() || c == '-';
-    if delivery.len() > LONGEST_DELIVERY_ID || !delivery.chars().all(plausible) {
-        return Err(Problem::invalid_parameter(format!("{DELIVERY} is no UUID")));
-    }
+    let (event, delivery) = about(&headers)?;
     body::require_json(&headers)?;
-    let result = match event {
-        "workflow_run" | "workflow_job" => {
-            let payload = parse(&bytes)?;
-            if webhooks.is_ours(&payload.repository) {
-                hear(&api, event, delivery, payload).await?
-            } else {
-                Outcome::OtherRepository
-            }
-        }
-        _ => Outcome::Ignored,
+    let result = match webhooks.read(event, &bytes)? {
+        Said::Nothing(outcome) => outcome,
+        Said::RunEnded(testimony) => hear_of_run(&api, delivery, &testimony).await?,
+        Said::JobEnded(run) => hear_of_job(&api, delivery, run).await?,
     };
     tracing::info!(event, delivery, ?result, "webhook");
     Ok(Json(Received { result }))
-}
-
-async fn hear(
-    api: &Api,
-    event: &str,
-    delivery: &str,
-    payload: Payload,
-) -> Result<Outcome, Problem> {
-    // What begins or goes on says nothing by the time it is read.
-    if payload.action != "completed" {
-        return Ok(Outcome::Ignored);
-    }
-    let missing = || Problem::invalid_body(format!("{event} is required"));
-    if event == "workflow_job" {
-        let job = payload.workflow_job.ok_or_else(missing)?;
-        return hear_of_job(api, delivery, run(job.run_id, job.run_attempt)?).await;
-    }
-    let ended = payload.workflow_run.ok_or_else(missing)?;
-    let run = run(ended.id, ended.run_attempt)?;
-    match RunState::parse(ended.status.as_deref(), ended.conclusion.as_deref()) {
-        RunState::Ended(ending) => {
-            let testimony = Testimony {
-                run,
-                ending,
-                source: Source::Webhook,
-            };
-            Ok(hear_of_run(api, delivery, &testimony).await?)
-        }
-        RunState::UnderWay | RunState::Unclear => Ok(Outcome::Ignored),
-    }
 }
 
 /// All that follows is one commit, with the webhook's id. What changes nothing leaves nothing.
@@ -298,6 +299,17 @@ async fn hear_of_job(api: &Api, delivery: &str, run: Run) -> Result<Outcome, Pro
         api.changes.announce(id);
     }
     Ok(Outcome::Asking)
+}
+
+/// The event that a webhook is about, and its id.
+pub(super) fn about(headers: &HeaderMap) -> Result<(&str, &str), Problem> {
+    let event = text(headers, EVENT)?;
+    let delivery = text(headers, DELIVERY)?;
+    let plausible = |c: char| c.is_ascii_alphanumeric() || c == '-';
+    if delivery.len() > LONGEST_DELIVERY_ID || !delivery.chars().all(plausible) {
+        return Err(Problem::invalid_parameter(format!("{DELIVERY} is no UUID")));
+    }
+    Ok((event, delivery))
 }
 
 fn parse(bytes: &[u8]) -> Result<Payload, Problem> {

@@ -21,6 +21,8 @@ mod docs;
 mod etag;
 pub mod failures;
 pub mod feed;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 pub mod github;
 mod health;
 pub mod metrics;

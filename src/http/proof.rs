@@ -118,7 +118,11 @@ impl ProofOfCaller {
         }
     }
 
-    fn check_signature(&self, headers: &HeaderMap, body: &[u8]) -> Result<Caller, NoProof> {
+    pub(super) fn check_signature(
+        &self,
+        headers: &HeaderMap,
+        body: &[u8],
+    ) -> Result<Caller, NoProof> {
         // The library computes with the timestamp; keep it to what can be one.
         let plausible = headers
             .get(HEADER_WEBHOOK_TIMESTAMP)

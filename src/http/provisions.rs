@@ -304,21 +304,27 @@ pub(super) fn parse_id(text: &str) -> Result<ProvisionId, Problem> {
 }
 
 pub(super) fn encode_cursor(last: &ProvisionView) -> String {
-    BASE64_URL_SAFE_NO_PAD.encode(format!(
-        "{}.{}",
-        last.created_at.timestamp_micros(),
-        last.id
-    ))
+    spell_cursor(Position {
+        created_at: last.created_at,
+        id: last.id,
+    })
+}
+
+pub(super) fn spell_cursor(position: Position) -> String {
+    let micros = position.created_at.timestamp_micros();
+    BASE64_URL_SAFE_NO_PAD.encode(format!("{micros}.{}", position.id))
 }
 
 pub(super) fn decode_cursor(cursor: &str) -> Option<Position> {
     let text = String::from_utf8(BASE64_URL_SAFE_NO_PAD.decode(cursor).ok()?).ok()?;
     let (micros, id) = text.split_once('.')?;
-    Some(Position {
+    let position = Position {
         // An unsigned parse: Postgres has no time as far back as chrono.
         created_at: DateTime::from_timestamp_micros(micros.parse::<u64>().ok()?.try_into().ok()?)?,
         id: id.parse().ok()?,
-    })
+    };
+    // One spelling each.
+    (spell_cursor(position) == cursor).then_some(position)
 }
 
 #[cfg(test)]
@@ -339,6 +345,9 @@ mod tests {
             "1.2",
             "x.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
             "-1.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
+            "+1.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
+            "01.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
+            "1.{0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a}",
             "9223372036854775807.0192f0c1-2b3c-7d4e-8f5a-6b7c8d9e0f1a",
         ] {
             assert_eq!(

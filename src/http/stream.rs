@@ -61,7 +61,7 @@ pub(super) async fn stream(
 }
 
 /// What the last event was that the reader got. Clients send an empty one where there was none.
-fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
+pub(super) fn last_event_id(headers: &HeaderMap) -> Result<Option<Position>, Problem> {
     let Some(id) = headers.get(LAST_EVENT_ID).filter(|id| !id.is_empty()) else {
         return Ok(None);
     };

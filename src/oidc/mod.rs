@@ -8,6 +8,8 @@
 //! See <https://docs.github.com/actions/reference/security/oidc>.
 
 mod claims;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod keys;
 
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header, get_current_timestamp};

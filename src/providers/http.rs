@@ -28,7 +28,7 @@ const LARGEST_ERROR_BODY: usize = 64 * 1024;
 /// would keep servers alive and billing, so it counts up to the cap of the vendor's own client.
 const LONGEST_RESET_WAIT: Duration = Duration::from_secs(60);
 /// A `Retry-After` is obeyed, within reason.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
+pub(super) const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(3600);
 
 /// What is shorter is no secret, and may well be in an answer by itself.
 const SHORTEST_SECRET: usize = 16;
@@ -66,6 +66,9 @@ pub(super) struct Http {
     client: reqwest::Client,
     timeouts: Timeouts,
     metrics: Option<Metrics>,
+    /// What answers instead of the vendor.
+    #[cfg(any(test, fuzzing))]
+    script: Option<super::fuzzing::Script>,
 }
 
 impl Http {
@@ -86,7 +89,28 @@ impl Http {
             client,
             timeouts,
             metrics: None,
+            #[cfg(any(test, fuzzing))]
+            script: None,
         })
+    }
+
+    /// At `address`, where a script answers and nobody is called.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn scripted(vendor: Vendor, address: &str, script: &super::fuzzing::Script) -> Self {
+        static CLIENT: std::sync::OnceLock<reqwest::Client> = std::sync::OnceLock::new();
+        let base = Url::parse(address).expect("the address of a harness");
+        let make = || client(vendor.as_str(), &base, Timeouts::default());
+        Self {
+            vendor,
+            setting: "THE_ADDRESS",
+            client: CLIENT
+                .get_or_init(|| make().expect("there are roots"))
+                .clone(),
+            base,
+            timeouts: Timeouts::default(),
+            metrics: None,
+            script: Some(script.clone()),
+        }
     }
 
     pub(super) fn count_in(&mut self, metrics: &Metrics) {
@@ -348,7 +372,13 @@ impl Call<'_> {
             secret,
         } = self;
         let started = Instant::now();
+        #[cfg(not(any(test, fuzzing)))]
         let outcome = exchange(request, most).await;
+        #[cfg(any(test, fuzzing))]
+        let outcome = match &http.script {
+            Some(script) => script.play(&http.base, request, most),
+            None => exchange(request, most).await,
+        };
         let status = match &outcome {
             Ok((status, ..)) | Err((Some(status), _)) => Some(status.as_u16()),
             Err((None, _)) => None,
@@ -380,7 +410,7 @@ impl Call<'_> {
     }
 }
 
-type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
+pub(super) type Exchange = Result<(StatusCode, HeaderMap, Vec<u8>), (Option<StatusCode>, String)>;
 
 async fn exchange(request: RequestBuilder, most: usize) -> Exchange {
     let mut response = request.send().await.map_err(|e| (None, no_answer(&e)))?;
@@ -492,7 +522,10 @@ impl Answer {
     /// `Unavailable` when it is not what the vendor documents. serde's own message would quote the
     /// body, so only the place is told.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, VendorError> {
-        serde_json::from_slice(&self.body).map_err(|error| {
+        // What is passed over is not looked at: only of a text is all of it JSON.
+        let text =
+            str::from_utf8(&self.body).map_err(|_| self.unusable("a body that is no text"))?;
+        serde_json::from_str(text).map_err(|error| {
             self.unusable(&format!(
                 "broken body at line {} column {}",
                 error.line(),
@@ -503,7 +536,7 @@ impl Answer {
 
     /// The body of a refusal, if it is the vendor's.
     pub(super) fn refusal<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_slice(&self.body).ok()
+        serde_json::from_str(str::from_utf8(&self.body).ok()?).ok()
     }
 
     /// The error for an answer that can't be used, though its status may be fine.

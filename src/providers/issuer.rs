@@ -58,6 +58,15 @@ impl Issuer {
         })
     }
 
+    /// An issuer whose answers are written by a script.
+    #[cfg(any(test, fuzzing))]
+    pub(super) fn scripted(name: &str, script: &super::fuzzing::Script) -> Self {
+        Self {
+            name: name.to_owned(),
+            http: Http::scripted(Vendor::Issuer, name, script),
+        }
+    }
+
     /// As it stands in tokens.
     #[must_use]
     pub fn name(&self) -> &str {

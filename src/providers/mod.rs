@@ -17,6 +17,8 @@
 //! tags and names of what came back, each one.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod http;
 mod issuer;
 mod kept_token;

@@ -13,6 +13,8 @@
 //! - [`periodic`]: the sweeps of `serve`. [`table`]: what `backstop sweep` prints.
 
 mod act;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod lists;
 pub mod periodic;
 pub mod table;

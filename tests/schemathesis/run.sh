@@ -2,11 +2,14 @@
 # Runs schemathesis against the service: whatever the OpenAPI document allows is taken, whatever it
 # does not is refused, and every answer is one that it describes. Build the binary first.
 #
+#   bash tests/schemathesis/run.sh [EXAMPLES]     (100 an operation: some 2500 cases. 500: over 10 000)
+#
 # Without Tailscale, for what else a `success` must have is a matter of the settings.
 set -euo pipefail
 
 schemathesis_version=4.32.5
-examples=${SCHEMATHESIS_EXAMPLES:-100}
+examples=${1:-100}
+seed=${SCHEMATHESIS_SEED:-20261124}
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -64,7 +67,7 @@ run() {
   shift
   echo "schemathesis, $name"
   SCHEMATHESIS_HOOKS=$here/hooks.py "$venv/bin/schemathesis" run "$url/openapi.json" \
-    --seed 20261124 --generation-database none --max-examples "$examples" \
+    --seed "$seed" --generation-database none --max-examples "$examples" \
     --exclude-path /v1/stream --exclude-path /v1/github/webhook --phases examples,coverage,fuzzing --workers 1 --no-color \
     --checks all --max-response-time 20 "$@"
 }

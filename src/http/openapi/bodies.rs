@@ -201,7 +201,7 @@ fn server_id() -> Value {
 
 fn tailscale_id(description: &str) -> Value {
     // Older ones are all digits, which a script may take for a number.
-    let number = json!({"type": "integer"});
+    let number = json!({"type": "integer", "minimum": i64::MIN, "maximum": u64::MAX});
     let string = json!({"type": "string", "pattern": "^[A-Za-z0-9_-]{1,64}$"});
     any_of(&[number, string], description)
 }

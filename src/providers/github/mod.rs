@@ -7,6 +7,8 @@
 
 mod abilities;
 mod credential;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod runs;
 
 use std::collections::BTreeMap;
@@ -16,7 +18,7 @@ use reqwest::header::HeaderName;
 use reqwest::{StatusCode, Url};
 use serde::{Deserialize, Serialize};
 
-use super::http::{Answer, Call, Http, between};
+use super::http::{Answer, Call, Http, LONGEST_RETRY_AFTER, between};
 use super::{SetupError, Timeouts, Vendor, VendorError};
 use crate::metrics::Metrics;
 use credential::Access;
@@ -274,7 +276,9 @@ fn is_about_rate(answer: &Answer, message: &str) -> bool {
 fn too_many_requests(answer: &Answer, message: &str) -> VendorError {
     let reset = || {
         (answer.header(&REMAINING)? == "0").then_some(())?;
-        between(answer.date()?, answer.header(&RESET)?.parse().ok()?)
+        let wait = between(answer.date()?, answer.header(&RESET)?.parse().ok()?)?;
+        // The limit is one of an hour: what lies beyond is no reset of it.
+        Some(wait.min(LONGEST_RETRY_AFTER))
     };
     VendorError::RateLimited {
         call: answer.failed(None, message),

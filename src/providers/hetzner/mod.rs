@@ -9,6 +9,8 @@
 //! agrees. Neither a `Deletion` nor an empty list is that proof alone.
 
 mod abilities;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod lists;
 mod prices;
 mod shapes;

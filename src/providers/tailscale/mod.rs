@@ -6,6 +6,8 @@
 
 mod abilities;
 mod credential;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod fuzzing;
 mod shapes;
 
 use std::collections::BTreeMap;
