@@ -2,7 +2,7 @@
 # Runs schemathesis against the service: whatever the OpenAPI document allows is taken, whatever it
 # does not is refused, and every answer is one that it describes. Build the binary first.
 #
-#   bash tests/schemathesis/run.sh [EXAMPLES]     (100 an operation: some 2500 cases. 500: over 10 000)
+#   bash tests/schemathesis/run.sh [EXAMPLES]     (100 an operation: some 2500 cases. 2000: some 17,000)
 #
 # Without Tailscale, for what else a `success` must have is a matter of the settings.
 set -euo pipefail
