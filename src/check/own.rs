@@ -6,7 +6,7 @@ use super::{Finding, Verdict};
 use crate::config::Settings;
 
 /// Characters of a token that nobody guesses, of any alphabet.
-const LONG_ENOUGH: usize = 16;
+const LONG_ENOUGH: usize = 20;
 
 const READ: &str = "BACKSTOP_READ_TOKEN";
 const OPERATOR: &str = "BACKSTOP_OPERATOR_TOKEN";
