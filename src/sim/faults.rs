@@ -53,7 +53,7 @@ fn once() -> Option<u32> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum FaultKind {
-    /// Nothing is done; an error is answered, in the vendor's form.
+    /// Nothing is done; an error is answered, in the vendor's form. Tailscale can say 200, as if it were.
     Status {
         /// The HTTP status.
         status: u16,

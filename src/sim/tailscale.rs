@@ -78,6 +78,10 @@ pub(super) fn answer(world: &mut World, request: &Request, twist: &Twist) -> Ans
 
 /// An error that a fault asks for.
 pub(super) fn scripted_error(status: StatusCode, message: Option<String>) -> Answer {
+    // A success that had no effect says what one that had would say, unless it is to say more.
+    if status.is_success() && message.is_none() {
+        return Answer::json(status, Value::Null);
+    }
     let message = message.unwrap_or_else(|| usual_message(status).to_owned());
     Answer::json(status, json!({"message": message}))
 }
