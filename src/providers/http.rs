@@ -522,10 +522,9 @@ impl Answer {
     /// `Unavailable` when it is not what the vendor documents. serde's own message would quote the
     /// body, so only the place is told.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, VendorError> {
-        // What is passed over is not looked at: only of a text is all of it JSON.
-        let text =
-            str::from_utf8(&self.body).map_err(|_| self.unusable("a body that is no text"))?;
-        serde_json::from_str(text).map_err(|error| {
+        let object = self.object();
+        let object = object.ok_or_else(|| self.unusable("a body that is no JSON object"))?;
+        serde_json::from_str(object).map_err(|error| {
             self.unusable(&format!(
                 "broken body at line {} column {}",
                 error.line(),
@@ -536,7 +535,15 @@ impl Answer {
 
     /// The body of a refusal, if it is the vendor's.
     pub(super) fn refusal<T: DeserializeOwned>(&self) -> Option<T> {
-        serde_json::from_str(str::from_utf8(&self.body).ok()?).ok()
+        serde_json::from_str(self.object()?).ok()
+    }
+
+    /// The body, if it begins as an object does. Serde reads a struct from a list as well, by position:
+    /// `[[]]` would be a list of no devices. And it does not look at what it passes over: only of a text
+    /// is all of it JSON.
+    fn object(&self) -> Option<&str> {
+        let text = str::from_utf8(&self.body).ok()?;
+        text.trim_start().starts_with('{').then_some(text)
     }
 
     /// The error for an answer that can't be used, though its status may be fine.

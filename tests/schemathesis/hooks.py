@@ -5,7 +5,6 @@ import hashlib
 import hmac
 import itertools
 import os
-import sys
 import time
 import uuid
 
@@ -67,7 +66,7 @@ def before_call(context, case, kwargs):
 
 def readable(value):
     """A number beyond a double makes a body that no reader of ours takes, also where it is passed over."""
-    if isinstance(value, int) and abs(value) > sys.float_info.max:
+    if isinstance(value, int) and abs(value) > 1e308:
         return 0
     if isinstance(value, list):
         return [readable(item) for item in value]
