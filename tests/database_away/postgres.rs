@@ -2,10 +2,14 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use backstop::postgres::{Durability, PrivatePostgres};
 use sqlx::postgres::PgConnectOptions;
 use tempfile::TempDir;
+use tokio::time::Instant;
+
+use crate::harness::PATIENCE;
 
 /// How a server ends.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +46,7 @@ impl Postgres {
         self.server.as_ref().unwrap().options()
     }
 
-    /// Ends it, and waits for that.
+    /// Ends it, and waits for that. Its processes outlive a killed one for a moment, and would answer.
     pub async fn end(&mut self, how: End) {
         let mut server = self.server.take().unwrap();
         let signal = match how {
@@ -51,9 +55,15 @@ impl Postgres {
             End::Fast => "-INT",
         };
         let pid = server.pid().to_string();
+        let children = children(&pid);
         let sent = Command::new("kill").args([signal, &pid]).status().unwrap();
         assert!(sent.success());
         server.ended().await;
+        let deadline = Instant::now() + PATIENCE;
+        while children.iter().any(|child| is_alive(child)) {
+            assert!(Instant::now() < deadline, "{how:?}: its processes go on");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// With what it held.
@@ -95,4 +105,23 @@ fn cluster(folder: &Path) -> PathBuf {
         .map(|entry| entry.unwrap().path())
         .find(|path| path.join("PG_VERSION").exists())
         .unwrap()
+}
+
+/// What the kernel says of a process after its name, which may have anything in it: state, parent, …
+fn stat(pid: &str) -> Option<Vec<String>> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (_, after_name) = stat.rsplit_once(')')?;
+    Some(after_name.split_whitespace().map(str::to_owned).collect())
+}
+
+fn children(parent: &str) -> Vec<String> {
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|pid| stat(pid).is_some_and(|stat| stat[1] == parent))
+        .collect()
+}
+
+fn is_alive(pid: &str) -> bool {
+    stat(pid).is_some_and(|stat| stat[0] != "Z")
 }

@@ -13,6 +13,7 @@ mod harness;
 mod log;
 
 mod access;
+mod actions;
 mod arrivals;
 mod attempts;
 mod batches;
