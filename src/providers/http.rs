@@ -523,7 +523,7 @@ impl Answer {
     /// body, so only the place is told.
     pub(super) fn json<T: DeserializeOwned>(&self) -> Result<T, VendorError> {
         let object = self.object();
-        let object = object.ok_or_else(|| self.unusable("a body that is no JSON object"))?;
+        let object = object.ok_or_else(|| self.unusable("broken body: no JSON object"))?;
         serde_json::from_str(object).map_err(|error| {
             self.unusable(&format!(
                 "broken body at line {} column {}",
