@@ -243,10 +243,14 @@ impl Liar {
         state.lies = lies;
     }
 
-    /// Whether a lie was told at least so often.
-    pub fn has_told(&self, times: usize) -> bool {
+    pub fn has_told_one(&self) -> bool {
         let state = self.state.lock().unwrap();
-        state.told.iter().any(|told| *told >= times)
+        state.told.iter().any(|told| *told > 0)
+    }
+
+    pub fn has_told_all(&self) -> bool {
+        let state = self.state.lock().unwrap();
+        state.told.iter().all(|told| *told > 0)
     }
 
     /// Every secret that was shown to it, as it stood in `Authorization`.
