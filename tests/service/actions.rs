@@ -40,13 +40,25 @@ fn step_of<'a>(provision: &'a Value, made: &Made) -> &'a Value {
 #[tokio::test]
 async fn a_delete_under_way_is_asked_after_and_not_sent_again() {
     // Several looks long.
-    let (service, id, made) = made(Duration::from_secs(2)).await;
+    let (service, id, made) = made(Duration::from_secs(3)).await;
     service.callback("failure", id, RUN, made.ids()).await;
     let provision = service.settled(id).await;
     assert_eq!(step_of(&provision, &made)["proof"], "deleted");
     let path = format!("/servers/{}", made.server);
     let deletes = log::count(&service.sim, Vendor::Hetzner, "DELETE", &path);
     assert_eq!(deletes, 1);
+
+    // Nor is the list read, which has nothing to say of it until it is done.
+    let history = service.sim.history();
+    let is_poll = |path: &str| path.starts_with("/actions");
+    let polls: Vec<&str> = history
+        .iter()
+        .map(|entry| entry.path.as_str())
+        .skip_while(|path| !is_poll(path))
+        .collect();
+    let last = polls.iter().rposition(|path| is_poll(path)).unwrap();
+    assert!(last > 0, "{polls:?}");
+    assert!(polls[..last].iter().all(|path| is_poll(path)), "{polls:?}");
 }
 
 #[tokio::test]

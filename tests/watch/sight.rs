@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use backstop::sim::{Fault, FaultKind, Sim, SimOptions, Vendor};
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
@@ -122,6 +123,30 @@ async fn of_what_was_never_seen_it_proves_no_absence_either() {
         "{:?}",
         steps(&provision)
     );
+}
+
+#[tokio::test]
+async fn it_is_asked_again_only_after_the_longest_pause() {
+    let service = Service::start().await;
+    in_use(&service).await;
+    let (id, made) = under_way(&service).await;
+    let mut stopped = fail_and_stop(service, id, &made.ids()).await;
+    stopped.options.retry.cap = secs(60);
+    let (service, _ours) = with_the_wrong_credential(stopped).await;
+    stuck(&service, id, &["server"]).await;
+    let pause_of = |provision: &Value| {
+        let steps = provision["rollback"]["steps"].as_array().unwrap();
+        let own = steps
+            .iter()
+            .find(|step| step["vendor_id"] == made.server.to_string())
+            .unwrap();
+        let at = own["next_try_at"].as_str()?.parse::<DateTime<Utc>>();
+        Some((at.unwrap() - Utc::now()).num_seconds())
+    };
+    let provision = service.until(id, |it| pause_of(it).is_some()).await;
+    // Half of it at least, but for the time that looking took.
+    let pause = pause_of(&provision).unwrap();
+    assert!((15..=60).contains(&pause), "{provision:#}");
 }
 
 #[tokio::test]
