@@ -40,7 +40,7 @@ fn step_of<'a>(provision: &'a Value, made: &Made) -> &'a Value {
 #[tokio::test]
 async fn a_delete_under_way_is_asked_after_and_not_sent_again() {
     // Several looks long.
-    let (service, id, made) = made(Duration::from_secs(3)).await;
+    let (service, id, made) = made(Duration::from_secs(8)).await;
     service.callback("failure", id, RUN, made.ids()).await;
     let provision = service.settled(id).await;
     assert_eq!(step_of(&provision, &made)["proof"], "deleted");
