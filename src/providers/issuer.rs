@@ -22,6 +22,8 @@ const TIMEOUTS: Timeouts = Timeouts {
 const LARGEST: usize = 256 * 1024;
 /// GitHub has some ten.
 const MOST_KEYS: usize = 100;
+/// Of the address of the keys, below the issuer's; GitHub's has 17 characters. It stands in errors.
+const LONGEST_PATH: usize = 256;
 
 /// Where tokens are issued.
 pub struct Issuer {
@@ -88,6 +90,9 @@ impl Issuer {
             .strip_prefix(self.name.trim_end_matches('/'))
             .and_then(|rest| rest.strip_prefix('/'))
             .ok_or_else(elsewhere)?;
+        if below.len() > LONGEST_PATH {
+            return Err(discovery.unusable("an address of the keys that is too long"));
+        }
         let segments: Vec<&str> = below.split('/').collect();
         if below.contains(['?', '#', '\\', '%']) || segments.iter().any(|it| is_no_name(it)) {
             return Err(elsewhere());
