@@ -122,7 +122,8 @@ impl FailedCall {
         let outcome: Vec<_> = status_and_code.into_iter().flatten().collect();
         let mut parts = vec![outcome.join(" "), one_line(detail)];
         parts.retain(|part| !part.is_empty());
-        let line = format!("{vendor} {method} {path}: {}", parts.join(", "));
+        // A vendor may have had its say in the path, too.
+        let line = format!("{vendor} {method} {}: {}", one_line(path), parts.join(", "));
         Self {
             vendor,
             status,
@@ -185,4 +186,27 @@ pub(crate) fn one_line(text: &str) -> String {
         .map(|c| if spoils(c) { ' ' } else { c })
         .take(200)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whatever_a_vendor_says_a_failed_call_is_one_short_line() {
+        let long = "/x\u{1b}\n".repeat(10_000);
+        let call = FailedCall::new(
+            Vendor::Issuer,
+            ("GET", &long),
+            Some(200),
+            Some(&long),
+            &long,
+        );
+        let line = call.to_string();
+        assert!(line.starts_with("issuer GET /x"), "{line}");
+        assert!(
+            line.len() < 500 && !line.contains(char::is_control),
+            "{line}"
+        );
+    }
 }

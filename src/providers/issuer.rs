@@ -22,7 +22,7 @@ const TIMEOUTS: Timeouts = Timeouts {
 const LARGEST: usize = 256 * 1024;
 /// GitHub has some ten.
 const MOST_KEYS: usize = 100;
-/// Of the address of the keys, below the issuer's; GitHub's has 17 characters. It stands in errors.
+/// Of the address of the keys, below the issuer's, which is asked as it stands; GitHub's has 17 characters.
 const LONGEST_PATH: usize = 256;
 
 /// Where tokens are issued.

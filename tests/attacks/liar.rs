@@ -243,9 +243,10 @@ impl Liar {
         state.lies = lies;
     }
 
-    pub fn has_told_one(&self) -> bool {
+    /// Whether a lie was told at least so often.
+    pub fn has_told(&self, times: usize) -> bool {
         let state = self.state.lock().unwrap();
-        state.told.iter().any(|told| *told > 0)
+        state.told.iter().any(|told| *told >= times)
     }
 
     pub fn has_told_all(&self) -> bool {

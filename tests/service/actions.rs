@@ -51,14 +51,14 @@ async fn a_delete_under_way_is_asked_after_and_not_sent_again() {
     // Nor is the list read, which has nothing to say of it until it is done.
     let history = service.sim.history();
     let is_poll = |path: &str| path.starts_with("/actions");
-    let polls: Vec<&str> = history
+    let asked: Vec<&str> = history
         .iter()
         .map(|entry| entry.path.as_str())
         .skip_while(|path| !is_poll(path))
         .collect();
-    let last = polls.iter().rposition(|path| is_poll(path)).unwrap();
-    assert!(last > 0, "{polls:?}");
-    assert!(polls[..last].iter().all(|path| is_poll(path)), "{polls:?}");
+    let last = asked.iter().rposition(|path| is_poll(path)).unwrap();
+    assert!(last > 0, "{asked:?}");
+    assert!(asked[..last].iter().all(|path| is_poll(path)), "{asked:?}");
 }
 
 #[tokio::test]
