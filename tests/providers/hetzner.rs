@@ -49,12 +49,12 @@ fn ids(servers: &[Server]) -> Vec<u64> {
 
 #[tokio::test]
 async fn a_list_is_read_to_its_last_page() {
-    let vendor = script([
+    let pages = [
         servers(&[1, 2], 1, Some(2), Some(5)),
         servers(&[3, 4], 2, Some(3), Some(5)),
         servers(&[5], 3, None, Some(5)),
-    ])
-    .await;
+    ];
+    let vendor = script([pages.clone(), pages].concat()).await;
     let found = vendor
         .hetzner()
         .servers_by_label("a in (b,c),d")
@@ -66,7 +66,8 @@ async fn a_list_is_read_to_its_last_page() {
     assert!(found[0].created.is_some());
     let query = "label_selector=a+in+%28b%2Cc%29%2Cd&sort=id%3Aasc&per_page=50";
     let asked = |page: u64| format!("GET /v1/servers?{query}&page={page}");
-    assert_eq!(vendor.lines(), [asked(1), asked(2), asked(3)]);
+    // Twice: nothing came and nothing went between two of its pages.
+    assert_eq!(vendor.lines(), [1, 2, 3, 1, 2, 3].map(asked));
     let seen = vendor.seen.lock().unwrap();
     let bearer = format!("Bearer {TOKEN}");
     assert!(
@@ -86,6 +87,38 @@ async fn a_list_that_changes_between_pages_is_read_again() {
     .await;
     let found = vendor.hetzner().servers_by_label("a").await.unwrap();
     assert_eq!(ids(&found), [2, 3]);
+}
+
+#[tokio::test]
+async fn one_that_comes_and_one_that_goes_hide_nothing_between_two_pages() {
+    // Server 1 goes after the first page and 5 comes: 3 is on neither page, and the total stays.
+    let whole = [
+        servers(&[2, 3], 1, Some(2), Some(4)),
+        servers(&[4, 5], 2, None, Some(4)),
+    ];
+    let shifted = [
+        servers(&[1, 2], 1, Some(2), Some(4)),
+        servers(&[4, 5], 2, None, Some(4)),
+    ];
+    let script_of = |readings: &[&[Canned; 2]]| {
+        let readings: Vec<Canned> = readings.iter().flat_map(|it| it.to_vec()).collect();
+        script(readings)
+    };
+    let vendor = script_of(&[&shifted, &whole, &whole]).await;
+    let found = vendor.hetzner().servers_by_label("a").await.unwrap();
+    assert_eq!(ids(&found), [2, 3, 4, 5]);
+
+    // It shifts whenever it is read: what is shown is there, and no absence is proven.
+    let vendor = script_of(&[&whole, &shifted, &whole]).await;
+    let error = vendor.hetzner().servers_by_label("a").await.unwrap_err();
+    assert!(
+        error.to_string().contains("changed between two readings"),
+        "{error}"
+    );
+    let vendor = script_of(&[&whole, &shifted, &whole]).await;
+    let shown = vendor.hetzner().servers_shown("a").await.unwrap();
+    assert_eq!(ids(&shown.things), [2, 3, 4, 5]);
+    assert!(shown.not_all.is_some());
 }
 
 #[tokio::test]

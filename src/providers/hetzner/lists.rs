@@ -1,8 +1,11 @@
 //! Lists: read to their last page, or an error, never a part.
 //!
 //! A list is checked against the vendor's own count, and read again when things came or went between
-//! two pages: one that vanishes moves the rest up, and the next page then skips one that exists. Who
-//! only wants to see what is there is told so ([`Shown`]).
+//! two pages: one that vanishes moves the rest up, and the next page then skips one that exists. The
+//! count does not tell when another thing came meanwhile, so a list of several pages counts only once
+//! two readings in a row showed the same ids. Whatever the first one skipped would have to be skipped
+//! by the second as well, and that takes a change that makes the two differ. Who only wants to see
+//! what is there is told so ([`Shown`]).
 
 use std::collections::BTreeMap;
 
@@ -21,7 +24,7 @@ const PER_PAGE: usize = 50;
 const LARGEST_PAGE: usize = 8 * 1024 * 1024;
 /// Ten thousand things. A list that goes on longer is not a list.
 const MOST_PAGES: u64 = 200;
-/// How often a list is read again from its start when it changed under the reader.
+/// How often a list is read from its start before it counts as one that never stands still.
 const READS: u32 = 3;
 
 impl Hetzner {
@@ -85,18 +88,24 @@ impl Hetzner {
     {
         let reading = async {
             let mut reads = 1;
+            let mut before: Option<Reading<T>> = None;
             loop {
-                let shown = self.read_list::<W, T>(kind, selector).await?;
-                if shown.not_all.is_none() || reads == READS {
-                    return Ok(shown);
+                // Boxed: four lists side by side would make their callers' futures large.
+                let mut reading = Box::pin(self.read_list::<W, T>(kind, selector)).await?;
+                if let Some(before) = before {
+                    reading.compare_with(&before);
                 }
+                if reading.is_proven() || reads == READS {
+                    return Ok(reading.into());
+                }
+                before = Some(reading);
                 reads += 1;
             }
         };
         self.http.within_list_time(&[kind], reading).await
     }
 
-    async fn read_list<W, T>(&self, kind: &str, selector: &str) -> Result<Shown<T>, VendorError>
+    async fn read_list<W, T>(&self, kind: &str, selector: &str) -> Result<Reading<T>, VendorError>
     where
         W: DeserializeOwned + Into<(u64, T)>,
         T: PartialEq,
@@ -148,9 +157,12 @@ impl Hetzner {
                         || answer.unusable("the list does not add up to its total");
                     not_all.get_or_insert_with(does_not_add_up);
                 }
-                return Ok(Shown {
-                    things: things.into_values().collect(),
-                    not_all,
+                let may_have_shifted = (page > 1)
+                    .then(|| answer.unusable("the list changed between two readings of it"));
+                return Ok(Reading {
+                    things,
+                    changed: not_all,
+                    may_have_shifted,
                 });
             };
             let repeats = nothing_new && not_all.is_none();
@@ -158,6 +170,38 @@ impl Hetzner {
                 return Err(answer.unusable("a list that repeats itself or never ends"));
             }
             page = next;
+        }
+    }
+}
+
+/// A list, read once from its first page to its last.
+struct Reading<T> {
+    things: BTreeMap<u64, T>,
+    /// It changed while it was read, as the vendor's own count shows.
+    changed: Option<VendorError>,
+    /// Between two of its pages one thing may have come and another gone, which no count shows.
+    may_have_shifted: Option<VendorError>,
+}
+
+impl<T> Reading<T> {
+    /// A list of one page is the vendor's answer at one moment; one of several has to be compared.
+    fn is_proven(&self) -> bool {
+        self.changed.is_none() && self.may_have_shifted.is_none()
+    }
+
+    /// Nothing shifted if the reading before this one showed the same ids.
+    fn compare_with(&mut self, before: &Self) {
+        if before.changed.is_none() && before.things.keys().eq(self.things.keys()) {
+            self.may_have_shifted = None;
+        }
+    }
+}
+
+impl<T> From<Reading<T>> for Shown<T> {
+    fn from(reading: Reading<T>) -> Self {
+        Self {
+            things: reading.things.into_values().collect(),
+            not_all: reading.changed.or(reading.may_have_shifted),
         }
     }
 }
