@@ -13,27 +13,33 @@ server_runs() {
   local action
   action=$(noted server_action)
   if [[ -n $action ]]; then
-    insist 60 hetzner GET "/actions/$action"
+    insist 60 hetzner '.action.status | type == "string"' GET "/actions/$action"
+    ! is_refused || is_absent || die "the server's creation cannot be followed: $(said)"
+    is_ok || return 1
     case $(jq -r .action.status <<<"$body") in
       success) ;;
-      error) die "the server could not be created: $(jq -r .action.error.code <<<"$body")" ;;
+      error) die "the server could not be created: $(jq -r '.action.error.code? // "no reason"' <<<"$body")" ;;
       *) return 1 ;;
     esac
   fi
-  insist 60 hetzner GET "/servers/$(noted server_id)"
-  [[ $status != 404 ]] || die "the server is gone"
+  insist 60 hetzner '.server.status | type == "string"' GET "/servers/$(noted server_id)"
+  ! is_absent || die "the server is gone"
+  ! is_refused || die "the server cannot be looked at: $(said)"
   is_ok && [[ $(jq -r .server.status <<<"$body") == running ]]
 }
 
 device_is_there() {
   local device
-  insist 60 tailscale GET "/TAILNET/devices"
-  is_ok || die "the tailnet's devices cannot be listed: $(said)"
+  insist 60 tailscale "$(list_of devices)" GET "/TAILNET/devices"
+  ! is_refused || die "the tailnet's devices cannot be listed: $(said)"
+  is_ok || return 1
   device=$(jq -c --argjson told "$(told .tailscale)" '[.devices[]
-    | select(.hostname == $told.hostname and ($told.tags - .tags == []))] | max_by(.created)' <<<"$body")
-  [[ $device != null ]] || return 1
-  announce tailscale_node_id "$(jq -r '.nodeId // .id' <<<"$device")"
-  announce tailscale_ip "$(jq -r '.addresses[0]' <<<"$device")"
+    | select(.hostname == $told.hostname and (.tags | type == "array") and ($told.tags - .tags == []))
+    | {id: (.nodeId // .id), ip: .addresses[0]?, created}
+    | select([.id, .ip] | all(type == "string" and . != ""))] | max_by(.created) // empty' <<<"$body")
+  [[ -n $device ]] || return 1
+  announce tailscale_node_id "$(jq -r .id <<<"$device")"
+  announce tailscale_ip "$(jq -r .ip <<<"$device")"
 }
 
 pause=${POLL_SECONDS:-3}

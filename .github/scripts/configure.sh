@@ -21,5 +21,7 @@ fi
 # What people chose reaches the playbook through the environment: behind `-e` it would be a template.
 export AGENT_ID PROVISION_ID
 ATTEMPT=$(told .attempt) && export ATTEMPT
+# What it says last becomes the error of the failure callback.
+export ANSIBLE_LOG_PATH=$notes/ansible.log
 # In this shell's place: what ends the step must reach Ansible and not a shell that waits for it.
 exec ansible-playbook --inventory "$address," site.yml

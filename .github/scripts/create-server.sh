@@ -15,7 +15,7 @@ name=$(told .server_name)
 user_data() {
   with_tailscale || return 0
   printf '#cloud-config\n'
-  jq -nc --arg key "$(noted auth_key)" --arg name "$(told .tailscale.hostname)" '{runcmd: [
+  jq -nc --rawfile key "$notes/auth_key" --arg name "$(told .tailscale.hostname)" '{runcmd: [
     ["sh", "-c", "curl --fail --silent --show-error --location --retry 8 --retry-all-errors https://tailscale.com/install.sh | sh"],
     ["tailscale", "up", "--auth-key=\($key)", "--hostname=\($name)", "--ssh"]]}'
 }
@@ -28,16 +28,17 @@ wanted=$(jq -nc --arg name "$name" --arg type "${SERVER_TYPE:-cx23}" --arg image
 
 keep() {
   announce server_id "$(jq -r .id <<<"$1")"
-  announce server_ip "$(jq -r '.public_net | .ipv4.ip // (.ipv6.ip | rtrimstr("/64") + "1")' <<<"$1")"
+  announce server_ip "$(jq -r '.public_net | .ipv4.ip? // (.ipv6.ip? | strings | rtrimstr("/64") + "1")' <<<"$1")"
 }
 
 # Names are unique in a project, so what has this name and these labels is what was asked for.
 find_by_name() {
   local server
-  insist 60 hetzner GET "/servers?name=$name"
+  insist 60 hetzner "$(list_of servers)" GET "/servers?name=$name"
   is_ok || die "the server's creation was not answered, and servers cannot be listed: $(said)"
-  server=$(jq -c --argjson labels "$(told .labels)" \
-    '.servers[] | select(.labels as $its | $labels | to_entries | all($its[.key] == .value))' <<<"$body")
+  server=$(jq -c --arg name "$name" --argjson labels "$(told .labels)" '[.servers[]
+    | select(.name == $name and (.id | type == "number")
+      and (.labels as $its | $labels | to_entries | all($its[.key] == .value)))][0] // empty' <<<"$body")
   [[ -n $server ]] && keep "$server"
 }
 
@@ -45,10 +46,11 @@ progress server_creating
 begin server
 if with_tailscale; then begin device; fi
 for try in 1 2 3; do
-  hetzner POST /servers "$wanted"
+  # A 201 that cannot be read made a server all the same.
+  hetzner '.server | type == "object" and (.id | type == "number")' POST /servers "$wanted"
   if is_ok; then
     keep "$(jq -c .server <<<"$body")"
-    announce server_action "$(jq -r .action.id <<<"$body")"
+    announce server_action "$(jq -r '.action.id? | numbers' <<<"$body")"
     break
   fi
   failed=$(said)

@@ -13,8 +13,11 @@ source "$(dirname "$0")/lib.sh"
 while sleep "${HEARTBEAT_SECONDS:-60}"; do
   code=0
   answer=$(CALLBACK_SECONDS=30 "$scripts/callback.sh" progress <<<'{}') || code=$?
-  if ((code == 4)); then
-    reason=$(jq -r .code <<<"$answer")
+  if ((code == 3)); then exit 1; fi
+  ((code == 4)) || continue
+  reason=$(jq -r .code <<<"$answer")
+  # Any other refusal is of this message and not of the attempt.
+  if is_given_up "$reason"; then
     note error "backstop has given this attempt up ($reason)"
     log "given up: $reason"
     kill -TERM "$(noted stoppable_pid)" 2>/dev/null || true

@@ -36,10 +36,21 @@ conclusion() {
   fi
 }
 
+# The task that failed last, and how, in a few words.
+said_by_ansible() {
+  [[ -s $notes/ansible.log ]] || return 0
+  awk '
+    { sub(/^.*\| /, "") }
+    /^TASK \[/ { task = $0; sub(/^TASK \[/, "", task); sub(/\] \**$/, "", task) }
+    /^(fatal|ERROR|\[ERROR\])/ { last = (task == "" ? "" : task ": ") $0 }
+    END { if (last != "") print substr("Ansible: " last, 1, 600) }' "$notes/ansible.log"
+}
+
 failed_step=$(jq -r '[to_entries[] | select(.value.outcome | IN("failure", "cancelled")) | .key][0] // empty' \
   <<<"${STEPS:-{\}}")
 conclusion=$(conclusion)
 error=$(noted error)
+if [[ -z $error && $failed_step == configure ]]; then error=$(said_by_ansible); fi
 if [[ -z $error ]]; then
   case $conclusion in
     failure) error="${failed_step:-the runner} failed and left no message" ;;
@@ -59,9 +70,14 @@ answer=$(ids | jq --arg failed_step "$failed_step" --arg conclusion "$conclusion
     "$scripts/callback.sh" failure) || code=$?
 case $code in
   0) ;;
+  3) exit 1 ;;
   4)
-    log "backstop does not take the failure: $(jq -r .code <<<"$answer")"
-    exit 0
+    refusal=$(jq -r '"\(.code): \(.detail)"' <<<"$answer")
+    if [[ $refusal == unknown_attempt:* ]]; then
+      log "this run owns nothing of the provision ($refusal)"
+      exit 0
+    fi
+    die "backstop does not take the failure ($refusal); its deadline will do"
     ;;
   *) die "backstop could not be told of the failure; its deadline will do" ;;
 esac

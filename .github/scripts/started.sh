@@ -12,6 +12,7 @@ answer=$(jq -n --arg agent_id "${AGENT_ID-}" --arg region "${REGION-}" '$ARGS.na
   | "$scripts/callback.sh" started) || code=$?
 case $code in
   0) ;;
+  3) exit 1 ;;
   4)
     note refused "$(jq -r '.code // "refused"' <<<"$answer")"
     die "backstop refuses this run: $(jq -r '"\(.code): \(.detail)"' <<<"$answer")"
@@ -19,6 +20,8 @@ case $code in
   *) die "backstop cannot be reached; nothing was created" ;;
 esac
 
+[[ $(jq -r '.server_name | type == "string" and . != ""' <<<"$answer") == true ]] \
+  || die "what answers at BACKSTOP_URL is not backstop: it took the callback and told no names"
 note started.json "$answer"
 announce attempt "$(told .attempt)"
 announce server_name "$(told .server_name)"

@@ -11,6 +11,7 @@ code=0
 answer=$(ids | CALLBACK_SECONDS=${CALLBACK_SECONDS:-240} "$scripts/callback.sh" success) || code=$?
 case $code in
   0) log "running" ;;
+  3) exit 1 ;;
   4) die "backstop does not take the success ($(jq -r .code <<<"$answer"))" ;;
   *) die "backstop could not be told of the success" ;;
 esac

@@ -18,6 +18,7 @@ use serde_json::Value;
 use super::{
     Shared, clock,
     connection::Fuse,
+    emptiness::Emptiness,
     faults::{BrokenBody, FaultKind, Vendor},
     github, hetzner,
     snapshot::{Effect, HistoryEntry},
@@ -106,6 +107,8 @@ pub(super) struct Twist {
     pub(super) lock_for: Option<Duration>,
     /// A list leaves out these ids and names; all, when there are none.
     pub(super) omit: Option<Vec<String>>,
+    /// How a list tells what is empty.
+    pub(super) emptiness: Emptiness,
 }
 
 impl Twist {
@@ -244,6 +247,7 @@ async fn exchange(shared: &Shared, vendor: Vendor, request: Request) -> Outcome 
         Some(FaultKind::Locked { for_ms }) => {
             twist.lock_for = Some(Duration::from_millis(for_ms));
         }
+        Some(FaultKind::Nulls) => twist.emptiness = Emptiness::Null,
         Some(FaultKind::Omit { only }) => twist.omit = Some(only),
     }
     let answer = carry_out(&mut world, vendor, &request, &twist);

@@ -103,6 +103,8 @@ pub enum FaultKind {
         #[serde(default)]
         code: Option<String>,
     },
+    /// A list says null where it would leave an empty field out (Tailscale only).
+    Nulls,
     /// A list leaves out things that are there.
     Omit {
         /// The ids or names that are missing. Empty: everything is.

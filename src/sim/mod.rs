@@ -39,6 +39,7 @@ mod clock;
 mod cloud_init;
 mod connection;
 mod control;
+mod emptiness;
 mod exchange;
 mod faults;
 mod github;

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     clock::{self, later, stamp},
+    emptiness::Emptiness,
     exchange::{Answer, Request, Twist, pairs},
     options::Permission,
     snapshot::Effect,
@@ -115,7 +116,8 @@ fn act(world: &mut World, request: &Request, twist: &Twist) -> Result<Answer, Pr
         }
         Route::GetDevice(id) => {
             let device = world.tailnet.device(id).ok_or(NO_DEVICE)?;
-            let fields = device_json(device, wants_all_fields(&request.query()));
+            let mut fields = device_json(device, wants_all_fields(&request.query()));
+            twist.emptiness.tell(&mut fields, &["tags"]);
             Ok(Answer::json(StatusCode::OK, Value::Object(fields)))
         }
         Route::DeleteDevice(id) => {
@@ -140,7 +142,7 @@ fn act(world: &mut World, request: &Request, twist: &Twist) -> Result<Answer, Pr
                 return Ok(Answer::json(StatusCode::OK, client_json(world)));
             }
             let key = world.tailnet.key(id).ok_or(NO_KEY)?;
-            Ok(Answer::json(StatusCode::OK, key_json(key)))
+            Ok(Answer::json(StatusCode::OK, key_json(key, twist.emptiness)))
         }
         Route::RevokeKey(tailnet, id) => {
             check_tailnet(world, tailnet)?;
@@ -276,6 +278,7 @@ fn list_devices(world: &World, request: &Request, twist: &Twist) -> Answer {
             if !all_fields {
                 drop_details(&mut device);
             }
+            twist.emptiness.tell(&mut device, &["tags"]);
             Value::Object(device)
         })
         .collect();
@@ -361,7 +364,7 @@ fn list_keys(world: &World, request: &Request, caller: Caller, twist: &Twist) ->
         .filter(|key| !key.is_invalid(now))
         .filter(|key| all || (caller == Caller::User && !key.allows.by_oauth_client))
         .filter(|key| !twist.omits(&[&key.id, &key.allows.description]))
-        .map(key_json)
+        .map(|key| key_json(key, twist.emptiness))
         .collect();
     if all || caller == Caller::OauthClient {
         keys.push(client_json(world));
@@ -452,27 +455,35 @@ fn mint_key(world: &mut World, request: &Request, caller: Caller) -> Result<Answ
         by_oauth_client: caller == Caller::OauthClient,
     };
     let (id, secret) = world.tailnet.mint(allows, clock::now());
-    let mut body = world.tailnet.key(&id).map_or(Value::Null, key_json);
+    let mut body = world
+        .tailnet
+        .key(&id)
+        .map_or(Value::Null, |key| key_json(key, Emptiness::default()));
     body["key"] = Value::String(secret);
     let effect = Effect::KeyCreated { id, description };
     Ok(Answer::json(StatusCode::OK, body).with_effect(effect))
 }
 
-fn key_json(key: &Key) -> Value {
+fn key_json(key: &Key, emptiness: Emptiness) -> Value {
+    let mut create = json!({
+        "reusable": key.allows.reusable,
+        "ephemeral": key.allows.ephemeral,
+        "preauthorized": key.allows.preauthorized,
+        "tags": key.allows.tags,
+    });
     let mut body = json!({
         "id": key.id,
         "keyType": "auth",
         "expirySeconds": key.allows.expiry.as_secs(),
         "created": stamp(key.created),
         "expires": stamp(key.expires),
-        "capabilities": {"devices": {"create": {
-            "reusable": key.allows.reusable,
-            "ephemeral": key.allows.ephemeral,
-            "preauthorized": key.allows.preauthorized,
-            "tags": key.allows.tags,
-        }}},
         "description": key.allows.description,
     });
+    if let (Some(create), Some(body)) = (create.as_object_mut(), body.as_object_mut()) {
+        emptiness.tell(create, &["tags"]);
+        emptiness.tell(body, &["description"]);
+    }
+    body["capabilities"] = json!({"devices": {"create": create}});
     if !key.allows.by_oauth_client {
         body["userId"] = json!("uSimuLatedDEVEL");
     }

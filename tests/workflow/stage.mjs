@@ -61,6 +61,7 @@ class Stage {
 
   /// Fails unless exactly one server, one device and no usable key are there, and in use.
   async assertInUse({ provisionId }) {
+    await this.assertNothingForeignGone();
     const { servers, devices, keys } = await this.world.leftovers(provisionId);
     assert.equal(servers.length, 1, 'one server is there');
     assert.equal(devices.length, 1, 'one device is there');
@@ -74,6 +75,7 @@ class Stage {
 
   /// Fails unless the rollback ends, for this reason, and nothing at all is there.
   async assertGone({ provisionId }, reason) {
+    await this.assertNothingForeignGone();
     const provision = await this.world.settled(provisionId);
     const left = await this.world.leftovers(provisionId);
     assert.deepEqual(left, { servers: [], devices: [], keys: [] });
@@ -82,7 +84,14 @@ class Stage {
     return provision;
   }
 
+  /// Fails if anything of other people's is gone.
+  async assertNothingForeignGone() {
+    assert.deepEqual(await this.world.lostForeigners(), [], 'what is not ours is alive');
+  }
+
   async stop() {
+    // Whatever a test looked at: all that it ran is over by now.
+    await this.assertNothingForeignGone();
     await this.world.stop();
     await this.issuer.stop();
   }

@@ -14,6 +14,7 @@ const SECRET = 'whsec_dGVzdC1zZWNyZXQtb25lLXRlc3Qtc2VjcmV0LW9uZQ==';
 const OPERATOR = 'operator-token';
 /// How long a rollback may take on a slow machine.
 const PATIENCE_MS = 60_000;
+const JSON_BODY = { 'content-type': 'application/json' };
 
 /// Quick enough for tests.
 const SERVE = {
@@ -45,7 +46,9 @@ export async function startWorld({ serve = {}, sim = {} } = {}) {
       ...SERVE,
       ...serve,
     });
-    return new World(vendors, backstop, remove);
+    const world = new World(vendors, backstop, remove);
+    await world.addForeigners();
+    return world;
   } catch (error) {
     await vendors.stop();
     remove();
@@ -55,6 +58,7 @@ export async function startWorld({ serve = {}, sim = {} } = {}) {
 
 class World {
   #proxies = [];
+  #foreigners;
   #remove;
 
   constructor(vendors, backstop, remove) {
@@ -114,6 +118,34 @@ class World {
       },
       within,
     );
+  }
+
+  /// Other people's things in the same project and tailnet, none of which says whose it is.
+  async addForeigners() {
+    const add = async (path, body) =>
+      json(await this.sim(path, { method: 'POST', body: JSON.stringify(body), headers: JSON_BODY }));
+    this.#foreigners = {
+      servers: [await add('/sim/servers', { name: 'database' })],
+      keys: [
+        await add('/sim/keys', { description: '' }),
+        await add('/sim/keys', { description: 'laptops', tags: ['tag:agent'] }),
+      ],
+      devices: [
+        await add('/sim/devices', { hostname: 'laptop' }),
+        await add('/sim/devices', { hostname: 'agent-of-others', tags: ['tag:agent'] }),
+      ],
+    };
+  }
+
+  /// Which of other people's things are gone.
+  async lostForeigners() {
+    const { servers, devices, keys } = await json(await this.sim('/sim/state'));
+    const { servers: theirs, devices: machines, keys: secrets } = this.#foreigners;
+    return [
+      ...theirs.filter(({ id }) => !servers.some((it) => it.id === id)),
+      ...machines.filter(({ nodeId }) => !devices.some((it) => it.node_id === nodeId)),
+      ...secrets.filter(({ id }) => !keys.some((it) => it.id === id && !it.revoked)),
+    ];
   }
 
   /// What exists at the vendors for a provision, whatever the attempt. Keys that are spent or revoked
