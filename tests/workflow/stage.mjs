@@ -19,13 +19,15 @@ const python = dirname(
 /// For whom jobs ask their tokens: in front of backstop each scenario has a proxy of its own.
 const AUDIENCE = 'https://backstop.example';
 
-/// Starts the world, which takes the tokens of our workflow's jobs, and loads the workflow.
-export async function startStage() {
+/// Starts the world, which takes the tokens of our workflow's jobs, and loads the workflow. `settings` are
+/// more environment for `serve`.
+export async function startStage(settings = {}) {
   const issuer = await startIssuer();
   const serve = {
     BACKSTOP_OIDC_ISSUER: issuer.url,
     BACKSTOP_OIDC_AUDIENCE: AUDIENCE,
     BACKSTOP_GITHUB_REPOSITORY: 'acme/agents',
+    ...settings,
   };
   const [world, workflow] = await Promise.all([startWorld({ serve }), loadWorkflow(FILE)]);
   return new Stage(world, issuer, workflow);

@@ -70,6 +70,11 @@ class Proxy {
     return this.#rule(match, { drop: true });
   }
 
+  /// What matches takes effect, and something in between answers instead.
+  replace({ status = 200, body = '', ...match }) {
+    return this.#rule(match, { replaced: { status, body } });
+  }
+
   /// What matches is answered here and has no effect.
   fail({ status = 503, body = '', ...match }) {
     return this.#rule(match, { status, body });
@@ -164,6 +169,12 @@ class Proxy {
     if (rules.some(({ drop }) => drop)) {
       entry.fate = 'dropped';
       incoming.socket.resetAndDestroy();
+      return;
+    }
+    const { replaced } = rules.find((rule) => rule.replaced) ?? {};
+    if (replaced) {
+      entry.fate = 'replaced';
+      response.writeHead(replaced.status, { 'content-type': 'text/html' }).end(replaced.body);
       return;
     }
     entry.fate = 'forwarded';
