@@ -21,6 +21,8 @@ fi
 # What people chose reaches the playbook through the environment: behind `-e` it would be a template.
 export AGENT_ID PROVISION_ID
 ATTEMPT=$(told .attempt) && export ATTEMPT
+# Where there is one, it is what lets Ansible in.
+if has_noted ssh_key; then export ANSIBLE_PRIVATE_KEY_FILE=$notes/ssh_key; fi
 # What it says last becomes the error of the failure callback.
 export ANSIBLE_LOG_PATH=$notes/ansible.log
 # In this shell's place: what ends the step must reach Ansible and not a shell that waits for it.

@@ -13,7 +13,7 @@ use super::{
     paging,
     project::{Command, NewServer, Server},
     selector::{Labels, check_labels, is_host_name},
-    snapshot::Effect,
+    snapshot::{Effect, SshAccess},
     tailnet::random_word,
     world::World,
 };
@@ -30,6 +30,7 @@ pub(super) fn plain_server(name: &str, labels: Labels) -> NewServer {
         location: catalogue::location_named("fsn1").expect("the catalogue has fsn1"),
         start: true,
         enrolment: None,
+        ssh: SshAccess::default(),
     }
 }
 
@@ -131,14 +132,16 @@ pub(super) fn create_server(
         .ok_or_else(|| Problem::invalid_input("location", "location not found"))?;
     let keys = body.ssh_keys.unwrap_or_default();
     let known_keys = catalogue::list("ssh_keys").unwrap_or_default();
-    let is_known = |key: &Value| {
-        known_keys
+    let public_key = |key: &Value| {
+        let known = known_keys
             .iter()
-            .any(|it| it["id"] == *key || it["name"] == *key)
+            .find(|it| it["id"] == *key || it["name"] == *key)?;
+        known["public_key"].as_str().map(str::to_owned)
     };
-    if !keys.iter().all(is_known) {
+    let public_keys: Option<Vec<String>> = keys.iter().map(public_key).collect();
+    let Some(public_keys) = public_keys else {
         return Err(Problem::invalid_input("ssh_keys", "SSH key not found"));
-    }
+    };
     if world.project.is_name_taken(&body.name) {
         return Err(Problem::taken_name());
     }
@@ -159,6 +162,7 @@ pub(super) fn create_server(
         location,
         start: body.start_after_create.unwrap_or(true),
         enrolment: cloud_init::enrolment(&user_data, &body.name),
+        ssh: cloud_init::ssh_access(&user_data, public_keys),
     };
     let (id, actions) = world.project.create(new, now);
     if let Some(lock_for) = twist.lock_for {

@@ -81,7 +81,8 @@ pub use self::{
     lives::{Life, LifeKind},
     options::{GithubApp, Grants, Permission, SimOptions, Tokens},
     snapshot::{
-        Belonging, Device, Effect, HistoryEntry, Key, RunAttempt, Server, ServerStatus, WorkflowRun,
+        Belonging, Device, Effect, HistoryEntry, Key, RunAttempt, Server, ServerStatus, SshAccess,
+        WorkflowRun,
     },
 };
 use self::{

@@ -17,7 +17,7 @@ use super::{
     clock::later,
     cloud_init::Enrolment,
     selector::Labels,
-    snapshot::{self, ServerStatus},
+    snapshot::{self, ServerStatus, SshAccess},
 };
 
 /// A server of the project.
@@ -40,6 +40,7 @@ pub(super) struct Server {
     enrolment: Option<Enrolment>,
     /// How many actions are running on it.
     busy: usize,
+    ssh: SshAccess,
 }
 
 impl Server {
@@ -70,6 +71,7 @@ pub(super) struct NewServer {
     pub(super) location: &'static Location,
     pub(super) start: bool,
     pub(super) enrolment: Option<Enrolment>,
+    pub(super) ssh: SshAccess,
 }
 
 /// A machine that was switched on for the first time.
@@ -269,6 +271,7 @@ impl Project {
             off_at: None,
             enrolment: new.enrolment,
             busy: 0,
+            ssh: new.ssh,
         };
         self.servers.insert(id, server);
         id
@@ -446,6 +449,7 @@ impl Project {
                 locked: server.is_locked(now),
                 protected: server.protected,
                 created: server.created,
+                ssh: server.ssh.clone(),
             })
             .collect()
     }

@@ -40,6 +40,15 @@ impl ServerStatus {
     }
 }
 
+/// Who can log in to a machine by SSH, as root.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct SshAccess {
+    /// Public keys.
+    pub authorized_keys: Vec<String>,
+    /// Whether the root password that the vendor made lets anybody in.
+    pub by_password: bool,
+}
+
 /// A server as it is now.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Server {
@@ -57,6 +66,8 @@ pub struct Server {
     pub protected: bool,
     /// When it was created.
     pub created: DateTime<Utc>,
+    /// Who can log in.
+    pub ssh: SshAccess,
 }
 
 /// A device of the tailnet as it is now.

@@ -98,6 +98,9 @@ stop_machine() {
 before_runs() {
   refuses internet "This run came in by $internet, which the firewall would shut" \
     "$internet" --tags firewall
+  # As root, but through a login shell that forgets how it came in.
+  refuses internet-by-su "This run came in by $internet, which the firewall would shut" \
+    "$internet" --tags firewall --become --become-method su -e 'ansible_become_flags=-l'
   cloud_init_exits_with 1
   refuses failed-boot 'cloud-init status --wait --long: some detail' "$address"
   cloud_init_exits_with 2

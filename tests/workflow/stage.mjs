@@ -19,22 +19,23 @@ const python = dirname(
 /// For whom jobs ask their tokens: in front of backstop each scenario has a proxy of its own.
 const AUDIENCE = 'https://backstop.example';
 
-/// Starts the world, which takes the tokens of our workflow's jobs, and loads the workflow. `settings` are
-/// more environment for `serve`.
-export async function startStage(settings = {}) {
+/// Starts the world, which takes the tokens of our workflow's jobs, and loads the workflow. Without
+/// `tailscale` the service knows of no tailnet.
+export async function startStage({ tailscale = true } = {}) {
   const issuer = await startIssuer();
   const serve = {
     BACKSTOP_OIDC_ISSUER: issuer.url,
     BACKSTOP_OIDC_AUDIENCE: AUDIENCE,
     BACKSTOP_GITHUB_REPOSITORY: 'acme/agents',
-    ...settings,
+    ...(tailscale ? {} : { TAILSCALE_OAUTH_CLIENT_ID: '', TAILSCALE_OAUTH_CLIENT_SECRET: '' }),
   };
   const [world, workflow] = await Promise.all([startWorld({ serve }), loadWorkflow(FILE)]);
-  return new Stage(world, issuer, workflow);
+  return new Stage(world, issuer, workflow, tailscale);
 }
 
 class Stage {
-  constructor(world, issuer, workflow) {
+  constructor(world, issuer, workflow, tailscale) {
+    this.tailscale = tailscale;
     this.world = world;
     this.issuer = issuer;
     this.workflow = workflow;
@@ -42,8 +43,10 @@ class Stage {
 
   /// A run for a scenario's provision. Waits within scripts are short; `options` as of `createRun`.
   /// `keyless`: without a shared secret, with the tokens of its jobs instead.
-  run(scenario, { keyless = false, ...options } = {}) {
+  /// `moreSecrets` are added to the scenario's, and `path` goes before the stand-ins'.
+  run(scenario, { keyless = false, moreSecrets = {}, path = [], ...options } = {}) {
     const settings = scenario.settings();
+    Object.assign(settings.secrets, moreSecrets);
     if (keyless) {
       delete settings.secrets.BACKSTOP_CALLBACK_SECRET;
       settings.vars.BACKSTOP_OIDC_AUDIENCE = AUDIENCE;
@@ -52,7 +55,7 @@ class Stage {
       ...settings,
       actions: { 'actions/checkout': checkout(), 'tailscale/github-action': async () => {} },
       issuer: this.issuer,
-      path: `${stubs}${delimiter}${python}`,
+      path: [...path, stubs, python].join(delimiter),
       secondMs: 100,
       ...options,
       inputs: { provision_id: scenario.provisionId, agent_id: 'web-1', ...options.inputs },
@@ -61,12 +64,16 @@ class Stage {
     });
   }
 
-  /// Fails unless exactly one server, one device and no usable key are there, and in use.
+  /// Fails unless exactly one server, one device (where there is a tailnet) and no usable key are there, and
+  /// in use, and somebody can log in, but nobody by a password.
   async assertInUse({ provisionId }) {
     await this.assertNothingForeignGone();
     const { servers, devices, keys } = await this.world.leftovers(provisionId);
     assert.equal(servers.length, 1, 'one server is there');
-    assert.equal(devices.length, 1, 'one device is there');
+    assert.equal(devices.length, this.tailscale ? 1 : 0, 'one device is there');
+    const { ssh } = servers[0];
+    assert.equal(ssh.by_password, false, 'it takes no password');
+    assert.ok(this.tailscale || ssh.authorized_keys.length > 0, 'it lets somebody in');
     assert.deepEqual(keys, [], 'no key lets anybody in');
     const provision = await this.world.provision(provisionId);
     assert.equal(provision.status, 'running');

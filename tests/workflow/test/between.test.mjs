@@ -176,23 +176,3 @@ describe('what is not ours is alive', { concurrency: 4 }, () => {
     }
   });
 });
-
-describe('without Tailscale', () => {
-  let bare;
-  before(async () => {
-    bare = await startStage({ TAILSCALE_OAUTH_CLIENT_ID: '', TAILSCALE_OAUTH_CLIENT_SECRET: '' });
-  });
-  after(() => bare?.stop());
-
-  test('the tailnet of a repository that has its secrets is left alone', async () => {
-    const scenario = await bare.world.scenario();
-    const result = await bare.run(scenario, { faults: { configure: { before: 'fail' } } }).go();
-    assert.equal(result.conclusion, 'failure', result.log);
-    await bare.assertGone(scenario, 'failure');
-    // The job that looks after it may list keys by a description that it worked out by itself.
-    const touched = scenario.vendors.requests.filter(
-      (it) => /\/tailnet\/|\/device\//.test(it.path) && it.method !== 'GET',
-    );
-    assert.deepEqual(touched.map(({ method, path }) => `${method} ${path}`), []);
-  });
-});
