@@ -23,8 +23,12 @@ pub struct Callback {
     pub provision: ProvisionId,
     /// Who.
     pub run: Run,
+    /// Which job of that run. `None` if it did not say, as older workflows do not.
+    pub job: Option<String>,
     /// What.
     pub message: Message,
+    /// Fields that were there and could not be read. The callback counts as if they were absent.
+    pub unreadable: Vec<&'static str>,
 }
 
 /// The four callbacks.
@@ -151,6 +155,7 @@ impl Callback {
             Message::Started { agent_id, region } => {
                 put("agent_id", json!(agent_id));
                 put("region", json!(region));
+                put("job", json!(self.job));
             }
             Message::Progress { step, .. } => put("step", json!(step)),
             Message::Success { .. } => {}
@@ -160,6 +165,9 @@ impl Callback {
                 put("conclusion", json!(failure.conclusion));
                 put("may_exist", json!(failure.may_exist));
             }
+        }
+        if !self.unreadable.is_empty() {
+            put("unreadable", json!(self.unreadable));
         }
         if let Some(Value::Object(reported)) = self.message.reported().map(|r| json!(r)) {
             data.extend(reported);
@@ -173,6 +181,8 @@ impl Callback {
 pub enum Caller {
     /// The owner of the current attempt.
     Owner,
+    /// The owner's run, but another of its jobs than the one that opened the attempt.
+    OtherJob,
     /// The owner of an older attempt.
     FormerOwner,
     /// The current owner's run, in a later attempt at it.
@@ -239,6 +249,12 @@ pub fn rule(caller: Caller, status: Status, kind: Kind) -> Ruling {
     use Status as S;
     match (caller, status, kind) {
         (_, S::Queued, _) => Ruling::Open,
+
+        // Two jobs of a run would make the same things, and the end of one would be the other's.
+        (C::OtherJob, S::Provisioning, K::Started) => Ruling::Refuse(R::AlreadyProvisioning),
+        (C::OtherJob, S::Running, K::Started) => Ruling::Refuse(R::AlreadyRunning),
+        // What was begun by one job may be reported by another.
+        (C::OtherJob, status, kind) => rule(C::Owner, status, kind),
 
         (C::Owner, S::Provisioning | S::Running, _) => Ruling::Live,
         (C::Owner, S::Failed | S::Destroyed, K::Failure) => Ruling::Amend,
@@ -308,7 +324,7 @@ pub fn decide(
         .unwrap_or_else(|| Provision::queued(callback.provision, now, timeout));
     // Nothing that is said of what another controller made changes anything here.
     let nothing_new = snapshot.repeated || provision.disowned_at.is_some();
-    let caller = caller(&provision.attempt, snapshot.former.as_ref(), callback.run);
+    let caller = caller(&provision.attempt, snapshot.former.as_ref(), callback);
     let kind = callback.message.kind();
 
     match rule(caller, provision.status, kind) {
@@ -322,6 +338,16 @@ pub fn decide(
         }),
         Ruling::Open => {
             let change = open(provision, callback, now, timeout)?;
+            Ok(accepted(change))
+        }
+        // It says nothing new, but its run speaks: silence would be failed for it.
+        Ruling::Live
+            if snapshot.repeated
+                && provision.disowned_at.is_none()
+                && provision.status == Status::Provisioning =>
+        {
+            let mut change = provision.change(kind.as_move())?;
+            change.provision.attempt.last_message_at = now;
             Ok(accepted(change))
         }
         // A heartbeat leaves nothing in the history, so it is never a repeated one.
@@ -352,8 +378,15 @@ pub fn decide(
     }
 }
 
-fn caller(current: &Attempt, former: Option<&Attempt>, run: Run) -> Caller {
+fn caller(current: &Attempt, former: Option<&Attempt>, callback: &Callback) -> Caller {
+    let run = callback.run;
+    let is_other_job = current
+        .job
+        .as_ref()
+        .zip(callback.job.as_ref())
+        .is_some_and(|(opened_it, speaks)| opened_it != speaks);
     match current.run {
+        Some(owner) if owner == run && is_other_job => Caller::OtherJob,
         Some(owner) if owner == run => Caller::Owner,
         _ if former.is_some() => Caller::FormerOwner,
         Some(owner) if owner.id == run.id && run.attempt > owner.attempt => Caller::LaterRunAttempt,
@@ -396,6 +429,7 @@ fn open(
         timeout,
     );
     let mut former = std::mem::replace(&mut change.provision.attempt, next);
+    change.provision.attempt.job.clone_from(&callback.job);
     match before {
         Status::Provisioning => {
             former.end(Reason::Superseded, now);

@@ -1,8 +1,11 @@
 //! Values that callbacks report, parsed once at the edge and trusted from there.
 
 use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize, Serializer};
 use utoipa::ToSchema;
 
 use super::spelling::spelled_by_serde;
@@ -49,6 +52,47 @@ impl VendorId {
 impl fmt::Display for VendorId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
+    }
+}
+
+/// A machine's address, for people: IPv4, IPv6, or a network, for that is what Hetzner calls a server's
+/// IPv6 address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Address {
+    /// One address.
+    Ip(IpAddr),
+    /// Such as `2001:db8::/64`.
+    Network(IpNet),
+}
+
+/// A text that is no [`Address`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("is neither an IP address nor a network")]
+pub struct NoAddress;
+
+impl FromStr for Address {
+    type Err = NoAddress;
+
+    fn from_str(text: &str) -> Result<Self, NoAddress> {
+        text.parse()
+            .map(Self::Ip)
+            .or_else(|_| text.parse().map(Self::Network))
+            .map_err(|_| NoAddress)
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ip(ip) => ip.fmt(f),
+            Self::Network(network) => network.fmt(f),
+        }
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 

@@ -1,14 +1,13 @@
 //! A provision, its attempts, and a change to them.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::fields::{Conclusion, Hint, Reason, VendorId};
+use super::fields::{Address, Conclusion, Hint, Reason, VendorId};
 use super::names::{AttemptNumber, Names, ProvisionId, Run};
 use super::step::Resource;
 use super::transition::{IllegalMove, Move, Status, transition};
@@ -44,14 +43,16 @@ pub struct Attempt {
     pub number: AttemptNumber,
     /// The run that owns it. `None` only for attempt 0.
     pub run: Option<Run>,
+    /// Which job of that run opened it. `None` if the job did not say.
+    pub job: Option<String>,
     /// The last step that the workflow reported.
     pub step: Option<String>,
     /// The server's id as reported.
     pub server_id: Option<VendorId>,
     /// The server's address as reported.
-    pub server_ip: Option<IpAddr>,
+    pub server_ip: Option<Address>,
     /// The device's address as reported.
-    pub tailscale_ip: Option<IpAddr>,
+    pub tailscale_ip: Option<Address>,
     /// The auth key's id as reported.
     pub tailscale_key_id: Option<VendorId>,
     /// The device's node id as reported.
@@ -100,10 +101,10 @@ pub struct Reported {
     pub server_id: Option<VendorId>,
     /// Its public address.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub server_ip: Option<IpAddr>,
+    pub server_ip: Option<Address>,
     /// The device's address in the tailnet.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tailscale_ip: Option<IpAddr>,
+    pub tailscale_ip: Option<Address>,
     /// The auth key's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tailscale_key_id: Option<VendorId>,
@@ -156,6 +157,7 @@ impl Attempt {
         Self {
             number,
             run,
+            job: None,
             step: None,
             server_id: None,
             server_ip: None,

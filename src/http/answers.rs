@@ -50,6 +50,9 @@ pub(super) struct Progressed {
 pub(super) struct Succeeded {
     /// Its status.
     pub status: Status,
+    /// Fields that were there and could not be read, and counted as absent. Left out if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<&'static str>,
 }
 
 /// How the provision stands, and the rollback of the attempt that failed.
@@ -59,6 +62,9 @@ pub(super) struct Failed {
     pub status: Status,
     /// How far the attempt's rollback has come.
     pub rollback: Option<RollbackView>,
+    /// Fields that were there and could not be read, and counted as absent. Left out if there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub unreadable: Vec<&'static str>,
 }
 
 /// A page of provisions.

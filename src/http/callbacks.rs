@@ -14,11 +14,12 @@ use axum::response::{IntoResponse, Response};
 use tokio::time::{Instant, timeout_at};
 
 use super::answers::{Failed, Progressed, Started, Succeeded, TailscaleNames};
-use super::body::{self, Fields, required};
+use super::body::{self, Fields, Forgiving, required};
 use super::client::Client;
 use super::proof::Caller;
 use super::{Api, Problem, openapi};
 use crate::domain::callback::{Accepted, Callback, Kind, Message, PROVEN_BY, decide};
+use crate::domain::fields::Address;
 use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::provision::{Failure, Reported};
 use crate::domain::step::Resource;
@@ -160,13 +161,17 @@ async fn take(
     api.proof
         .require_credentials(&headers)
         .map_err(|problem| api.unproven(client, problem))?;
-    let body = body::read(&headers, body).await?;
+    let limit = match &path {
+        Ok(Path((_, kind))) if Kind::parse(kind) == Some(Kind::Failure) => body::FAILURE_LIMIT,
+        _ => body::BODY_LIMIT,
+    };
+    let body = body::read_at_most(limit, &headers, body).await?;
     let proven = api.proof.check(&headers, &body).await;
     let caller = proven.map_err(|why| why.told(client, &headers, |it| api.unproven(client, it)))?;
 
     let (id, kind) = parse_path(path)?;
     body::require_json(&headers)?;
-    let callback = parse(&Fields::parse(&body)?, id, kind, api.managed)?;
+    let callback = parse(&Fields::parse_lossy(&body)?, id, kind, api.managed)?;
     caller.require_voice_of(callback.run)?;
 
     let accepted = in_time(record(api, &callback, caller)).await?;
@@ -223,9 +228,10 @@ async fn answer(
         .into_response()),
         Message::Success { .. } => Ok(Json(Succeeded {
             status: provision.status,
+            unreadable: callback.unreadable.clone(),
         })
         .into_response()),
-        Message::Failure(_) => rolled_back(api, callback.provision, accepted.attempt, wait).await,
+        Message::Failure(_) => rolled_back(api, callback, accepted.attempt, wait).await,
     }
 }
 
@@ -248,10 +254,11 @@ fn names(api: &Api, callback: &Callback, accepted: &Accepted) -> Started {
 /// The rollback as it stands, after waiting for it to settle for as long as the caller asked.
 async fn rolled_back(
     api: &Api,
-    id: ProvisionId,
+    callback: &Callback,
     attempt: AttemptNumber,
     wait: Option<Duration>,
 ) -> Result<Response, Problem> {
+    let id = callback.provision;
     let until = Instant::now() + wait.unwrap_or_default();
     // Before the first look, or a change right after it would go unheard.
     let mut changes = api.changes.subscribe();
@@ -267,7 +274,12 @@ async fn rolled_back(
             } else {
                 StatusCode::ACCEPTED
             };
-            let mut response = (code, Json(Failed { status, rollback })).into_response();
+            let answer = Failed {
+                status,
+                rollback,
+                unreadable: callback.unreadable.clone(),
+            };
+            let mut response = (code, Json(answer)).into_response();
             if let Some(wait) = wait {
                 let applied = HeaderValue::from_str(&format!("wait={}", wait.as_secs()))
                     .expect("digits are visible ASCII");
@@ -345,13 +357,7 @@ pub(super) fn parse(
         id: required("run_id", fields.positive("run_id")?)?,
         attempt: fields.positive("run_attempt")?.unwrap_or(1),
     };
-    let reported = Reported {
-        server_id: fields.vendor_id("server_id", Resource::Server)?,
-        server_ip: fields.ip("server_ip")?,
-        tailscale_ip: fields.ip("tailscale_ip")?,
-        tailscale_key_id: fields.vendor_id("tailscale_key_id", Resource::AuthKey)?,
-        tailscale_node_id: fields.vendor_id("tailscale_node_id", Resource::Device)?,
-    };
+    let mut forgiving = Forgiving::new(fields);
     let message = match kind {
         Kind::Started => Message::Started {
             agent_id: fields.name("agent_id")?,
@@ -359,29 +365,68 @@ pub(super) fn parse(
         },
         Kind::Progress => Message::Progress {
             step: fields.name("step")?,
-            reported,
+            reported: Reported {
+                server_ip: fields.address("server_ip")?,
+                tailscale_ip: fields.address("tailscale_ip")?,
+                ..reported_ids(fields)?
+            },
         },
         Kind::Success => {
+            // The addresses are for people, and a machine in use is not deleted for their spelling.
+            let reported = Reported {
+                server_ip: forgiving.take("server_ip", Fields::address),
+                tailscale_ip: forgiving.take("tailscale_ip", Fields::address),
+                ..reported_ids(fields)?
+            };
+            let is_there = |name, ip: Option<Address>| {
+                required(
+                    name,
+                    ip.map(|_| ())
+                        .or_else(|| forgiving.unreadable.contains(&name).then_some(())),
+                )
+            };
             required("server_id", reported.server_id.as_ref())?;
-            required("server_ip", reported.server_ip)?;
+            is_there("server_ip", reported.server_ip)?;
             if managed.contains(&Resource::Device) {
-                required("tailscale_ip", reported.tailscale_ip)?;
+                is_there("tailscale_ip", reported.tailscale_ip)?;
             }
             Message::Success { reported }
         }
+        // From here on nothing is refused.
         Kind::Failure => Message::Failure(Failure {
-            reported,
-            error: fields.text("error")?,
-            failed_step: fields.name("failed_step")?,
-            conclusion: fields.value("conclusion", "failure, cancelled or timed_out")?,
-            may_exist: fields
-                .resources("may_exist")?
+            reported: Reported {
+                server_id: forgiving.vendor_id("server_id", Resource::Server),
+                server_ip: forgiving.take("server_ip", Fields::address),
+                tailscale_ip: forgiving.take("tailscale_ip", Fields::address),
+                tailscale_key_id: forgiving.vendor_id("tailscale_key_id", Resource::AuthKey),
+                tailscale_node_id: forgiving.vendor_id("tailscale_node_id", Resource::Device),
+            },
+            error: forgiving.take("error", Fields::text),
+            failed_step: forgiving.take("failed_step", Fields::name),
+            conclusion: forgiving.take("conclusion", |fields, name| {
+                fields.value(name, "failure, cancelled or timed_out")
+            }),
+            may_exist: forgiving
+                .take("may_exist", Fields::resources)
                 .unwrap_or_else(|| Resource::ALL.into()),
         }),
     };
+    let job = forgiving.take("job", Fields::name);
     Ok(Callback {
         provision: id,
         run,
+        job,
         message,
+        unreadable: forgiving.unreadable,
+    })
+}
+
+/// The ids that a callback reports, and no addresses.
+fn reported_ids(fields: &Fields) -> Result<Reported, Problem> {
+    Ok(Reported {
+        server_id: fields.vendor_id("server_id", Resource::Server)?,
+        tailscale_key_id: fields.vendor_id("tailscale_key_id", Resource::AuthKey)?,
+        tailscale_node_id: fields.vendor_id("tailscale_node_id", Resource::Device)?,
+        ..Reported::default()
     })
 }

@@ -7,19 +7,17 @@
 
 use axum::http::{HeaderMap, StatusCode};
 use secrecy::SecretString;
-use standardwebhooks::{
-    HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP, Webhook,
-};
+use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
 
 use super::client::Client;
 use super::{Problem, tokens};
 use crate::domain::names::Run;
 use crate::oidc::{Unproven, Verifier};
-use crate::signing::{SHORTEST_SECRET, parse_secret};
+use crate::signing::{SHORTEST_SECRET, Signer};
 
 /// Settles who sends a callback.
 pub struct ProofOfCaller {
-    signatures: Vec<Webhook>,
+    signatures: Vec<Signer>,
     tokens: Option<Verifier>,
 }
 
@@ -76,7 +74,7 @@ impl ProofOfCaller {
             .iter()
             .enumerate()
             .map(|(index, secret)| {
-                parse_secret(secret).ok_or(BadSecret {
+                Signer::parse(secret).ok_or(BadSecret {
                     position: index + 1,
                 })
             })
@@ -131,7 +129,7 @@ impl ProofOfCaller {
         let matching = self
             .signatures
             .iter()
-            .filter(|secret| plausible && secret.verify(body, headers).is_ok())
+            .filter(|secret| plausible && secret.verifies(body, headers))
             .count();
         if matching > 0 {
             Ok(Caller::AnyRun)

@@ -53,9 +53,12 @@ pub(super) async fn create(
     let fields = Fields::parse(&body)?;
     let agent_id = required("agent_id", fields.name("agent_id")?)?;
     let region = fields.name("region")?;
-    let id = fields
+    let id: ProvisionId = fields
         .value("id", "a UUID")?
         .unwrap_or_else(|| ProvisionId::new(Uuid::new_v4()));
+    if id.as_uuid().is_nil() {
+        return Err(Problem::malformed_body(NIL));
+    }
 
     let mut db = api.pool.acquire().await?;
     let created = match read(&mut db, id).await? {
@@ -299,9 +302,18 @@ fn id_in_path(id: IdInPath) -> Result<ProvisionId, Problem> {
 
 /// Parses a provision's id.
 pub(super) fn parse_id(text: &str) -> Result<ProvisionId, Problem> {
-    text.parse()
-        .map_err(|_| Problem::invalid_parameter("a provision's id is a UUID"))
+    let id: ProvisionId = text
+        .parse()
+        .map_err(|_| Problem::invalid_parameter("a provision's id is a UUID"))?;
+    if id.as_uuid().is_nil() {
+        return Err(Problem::invalid_parameter(NIL));
+    }
+    Ok(id)
 }
+
+/// Why the nil UUID is refused.
+const NIL: &str =
+    "a provision's id is not the nil UUID, which is what an unset variable looks like";
 
 pub(super) fn encode_cursor(last: &ProvisionView) -> String {
     spell_cursor(Position {

@@ -11,12 +11,12 @@ use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHO
 
 use super::SetupError;
 use super::http::{Timeouts, client, no_answer};
-use crate::signing::{SHORTEST_SECRET, parse_secret};
+use crate::signing::{SHORTEST_SECRET, Signer};
 
 /// Where notices go.
 pub struct Webhook {
     url: Url,
-    signer: standardwebhooks::Webhook,
+    signer: Signer,
     client: reqwest::Client,
 }
 
@@ -40,7 +40,7 @@ impl Webhook {
                     "BACKSTOP_WEBHOOK_URL must be an http or https URL without user".to_owned(),
                 )
             })?;
-        let signer = parse_secret(secret).ok_or_else(|| {
+        let signer = Signer::parse(secret).ok_or_else(|| {
             SetupError(format!(
                 "BACKSTOP_WEBHOOK_SECRET is not `whsec_` followed by at least {SHORTEST_SECRET} \
                  bytes in base64"
@@ -66,10 +66,7 @@ impl Webhook {
     /// # Errors
     /// [`Untold`] unless a 2xx was answered in time. It may have been told all the same.
     pub async fn tell(&self, id: &str, now: i64, body: Vec<u8>) -> Result<(), Untold> {
-        let signature = self
-            .signer
-            .sign(id, now, &body)
-            .map_err(|_| Untold("it cannot be signed".to_owned()))?;
+        let signature = self.signer.sign(id, now, &body);
         let request = self
             .client
             .post(self.url.clone())

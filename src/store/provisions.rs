@@ -222,8 +222,19 @@ pub async fn write(db: &mut PgConnection, change: &Change) -> Result<Written, St
             where p.version = $2
             returning p.id
         ), attempts_written as (
-            insert into attempts
-            select a.*
+            -- By name: a column of a newer release is its own matter.
+            insert into attempts (
+                provision_id, number, run_id, run_attempt, job, step, server_id, server_ip,
+                tailscale_ip, tailscale_key_id, tailscale_node_id, hints, error, failed_step,
+                conclusion, may_exist, started_at, last_message_at, last_heartbeat_at, deadline_at,
+                finished_at, reason, rollback_started_at, ended_by_github
+            )
+            select
+                a.provision_id, a.number, a.run_id, a.run_attempt, a.job, a.step, a.server_id,
+                a.server_ip, a.tailscale_ip, a.tailscale_key_id, a.tailscale_node_id, a.hints,
+                a.error, a.failed_step, a.conclusion, a.may_exist, a.started_at, a.last_message_at,
+                a.last_heartbeat_at, a.deadline_at, a.finished_at, a.reason, a.rollback_started_at,
+                a.ended_by_github
             from moved, jsonb_populate_recordset(null::attempts, $11) a
             on conflict (provision_id, number) do update
             set step = excluded.step,

@@ -35,6 +35,7 @@ pub(super) struct AttemptRow {
     pub number: i32,
     pub run_id: Option<i64>,
     pub run_attempt: Option<i32>,
+    pub job: Option<String>,
     pub step: Option<String>,
     pub server_id: Option<String>,
     pub server_ip: Option<String>,
@@ -160,6 +161,7 @@ impl AttemptRow {
             number: attempt.number.as_i32(),
             run_id: attempt.run.map(|run| run.id),
             run_attempt: attempt.run.map(|run| run.attempt),
+            job: attempt.job,
             step: attempt.step,
             server_id: attempt.server_id.map(|id| id.to_string()),
             server_ip: attempt.server_ip.map(|ip| ip.to_string()),
@@ -202,6 +204,7 @@ impl AttemptRow {
                 .run_id
                 .zip(self.run_attempt)
                 .map(|(id, attempt)| Run { id, attempt }),
+            job: self.job,
             step: self.step,
             server_id: place.vendor_id("server_id", Resource::Server, self.server_id.as_deref())?,
             server_ip: place.parse_some("server_ip", self.server_ip.as_deref())?,

@@ -2,7 +2,6 @@
 //!
 //! Every way of finding has an index, or looks at a bounded number of rows.
 
-use std::net::IpAddr;
 use std::time::Duration;
 
 use sqlx::{Connection, PgConnection};
@@ -10,6 +9,7 @@ use uuid::Uuid;
 
 use super::views::{Position, ProvisionView, RollbackState, provisions_with_ids};
 use super::{StoreError, interval};
+use crate::domain::fields::Address;
 use crate::domain::transition::Status;
 
 /// What is looked for. Everything that is `None` does not restrict.
@@ -42,7 +42,7 @@ pub struct Text {
     /// First and last of the provision ids that begin so.
     pub ids: Option<(Uuid, Uuid)>,
     /// The address of a server or a device.
-    pub ip: Option<IpAddr>,
+    pub ip: Option<Address>,
     /// The id of a server or a run.
     pub number: Option<i64>,
 }

@@ -19,6 +19,7 @@ fn sample(version: i64) -> Option<&'static str> {
         8 => Some(include_str!("samples/0008.sql")),
         9 => Some(include_str!("samples/0009.sql")),
         10 => Some(include_str!("samples/0010.sql")),
+        11 => Some(include_str!("samples/0011.sql")),
         _ => None,
     }
 }

