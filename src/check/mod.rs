@@ -235,7 +235,7 @@ async fn issuer(proof: &ProofOfCaller) -> Option<Finding> {
     let issuer = proof.tokens()?.issuer();
     Some(match issuer.keys().await {
         Ok(keys) => {
-            let sentence = format!("{} has {} keys", issuer.name(), keys.len());
+            let sentence = format!("{} has {} keys", issuer.name(), keys.rs256.len());
             Finding::new(CREDENTIAL, ABILITY, Verdict::Ok, sentence)
         }
         Err(error) => {

@@ -56,9 +56,7 @@ impl Problem {
 
     /// Too many failures came from that address; one more may after `wait`.
     pub(super) fn rate_limited(wait: Duration) -> Self {
-        // Rounded up, or whoever comes then comes too soon.
-        let seconds = wait.as_millis().div_ceil(1000).max(1);
-        let seconds = u64::try_from(seconds).unwrap_or(u64::MAX);
+        let seconds = in_seconds(wait);
         let mut problem = Self::new(
             StatusCode::TOO_MANY_REQUESTS,
             "rate_limited",
@@ -139,12 +137,15 @@ impl Problem {
         )
     }
 
-    pub(super) fn issuer_away() -> Self {
-        Self::new(
+    /// The issuer may be asked for its keys after `wait`; until then nobody can tell whose a token is.
+    pub(super) fn keys_unknown(wait: Duration) -> Self {
+        let mut problem = Self::new(
             StatusCode::SERVICE_UNAVAILABLE,
             "unavailable",
-            "the keys of the token's issuer cannot be had; sending the same again is safe",
-        )
+            "the keys of the token's issuer cannot be had at present; sending the same again is safe",
+        );
+        problem.retry_after = Some(in_seconds(wait));
+        problem
     }
 
     pub(super) fn internal() -> Self {
@@ -274,6 +275,12 @@ impl From<StoreError> for Problem {
             }
         }
     }
+}
+
+/// Rounded up, or whoever comes then comes too soon.
+fn in_seconds(wait: Duration) -> u64 {
+    let seconds = wait.as_millis().div_ceil(1000).max(1);
+    u64::try_from(seconds).unwrap_or(u64::MAX)
 }
 
 impl From<sqlx::Error> for Problem {

@@ -5,6 +5,8 @@
 //! run alone, and [Standard Webhooks](https://www.standardwebhooks.com) signatures by any of several
 //! secrets, whose holders speak for every run.
 
+use std::time::Duration;
+
 use axum::http::{HeaderMap, StatusCode};
 use secrecy::SecretString;
 use standardwebhooks::{HEADER_WEBHOOK_ID, HEADER_WEBHOOK_SIGNATURE, HEADER_WEBHOOK_TIMESTAMP};
@@ -146,8 +148,8 @@ impl ProofOfCaller {
 pub(super) enum NoProof {
     /// It is wrong, and how.
     Wrong(String),
-    /// Nobody can tell at present.
-    Undecided,
+    /// Nobody can tell before this has passed.
+    Undecided(Duration),
 }
 
 impl NoProof {
@@ -159,8 +161,9 @@ impl NoProof {
         headers: &HeaderMap,
         count: impl FnOnce(Problem) -> Problem,
     ) -> Problem {
-        let Self::Wrong(why) = self else {
-            return Problem::issuer_away();
+        let why = match self {
+            Self::Wrong(why) => why,
+            Self::Undecided(wait) => return Problem::keys_unknown(wait),
         };
         let problem = count(unproven());
         if problem.status() == StatusCode::UNAUTHORIZED {
@@ -191,7 +194,7 @@ async fn check_token(verifier: &Verifier, token: &[u8]) -> Result<Caller, NoProo
     match verifier.verify(token).await {
         Ok(run) => Ok(Caller::Run(run)),
         Err(Unproven::Refused(why)) => Err(NoProof::Wrong(why)),
-        Err(Unproven::Undecided) => Err(NoProof::Undecided),
+        Err(Unproven::Undecided(wait)) => Err(NoProof::Undecided(wait)),
     }
 }
 

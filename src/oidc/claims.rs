@@ -117,9 +117,9 @@ impl Claims {
         if !ours.workflow.is(&self.workflow_ref, &self.repository) {
             return Err(NotOurs::Workflow);
         }
-        if self.job_workflow_ref != self.workflow_ref
-            && !ours.called.contains(&self.job_workflow_ref)
-        {
+        let job = Named::parse(&self.job_workflow_ref);
+        let same = |other: &str| job.is_some() && job == Named::parse(other);
+        if !same(&self.workflow_ref) && !ours.called.iter().any(|called| same(called)) {
             return Err(NotOurs::Called);
         }
         Ok(Run {
@@ -130,21 +130,42 @@ impl Claims {
 }
 
 impl WorkflowFile {
-    /// Whether `named` is this file of the repository, as GitHub writes it:
-    /// `owner/name/.github/workflows/file.yml@refs/heads/main`.
+    /// Whether `named` is this file of the repository.
     fn is(&self, named: &str, repository: &str) -> bool {
-        let Some((path, git_ref)) = named.split_once('@') else {
-            return false;
-        };
-        let same_file = path
-            .strip_prefix(repository)
-            .and_then(|rest| rest.strip_prefix("/.github/workflows/"))
-            == Some(self.file.as_str());
-        let same_ref = git_ref == self.git_ref
-            || ["refs/heads/", "refs/tags/"]
-                .iter()
-                .any(|kind| git_ref.strip_prefix(kind) == Some(self.git_ref.as_str()));
-        same_file && same_ref
+        Named::parse(named).is_some_and(|named| {
+            let same_ref = named.git_ref == self.git_ref
+                || ["refs/heads/", "refs/tags/"]
+                    .iter()
+                    .any(|kind| named.git_ref.strip_prefix(kind) == Some(self.git_ref.as_str()));
+            named.repository.eq_ignore_ascii_case(repository) && named.file == self.file && same_ref
+        })
+    }
+}
+
+/// A workflow as GitHub writes it: `owner/name/.github/workflows/file.yml@refs/heads/main`.
+struct Named<'a> {
+    repository: &'a str,
+    file: &'a str,
+    git_ref: &'a str,
+}
+
+impl<'a> Named<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (path, git_ref) = text.split_once('@')?;
+        let (repository, file) = path.split_once("/.github/workflows/")?;
+        Some(Self {
+            repository,
+            file,
+            git_ref,
+        })
+    }
+}
+
+/// GitHub's names of repositories do not tell cases apart; files and refs do.
+impl PartialEq for Named<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.repository.eq_ignore_ascii_case(other.repository)
+            && (self.file, self.git_ref) == (other.file, other.git_ref)
     }
 }
 
@@ -225,6 +246,7 @@ mod tests {
             json!({"iat": NOW - 600}),
             json!({"iat": NOW + 60}),
             json!({"job_workflow_ref": called}),
+            json!({"job_workflow_ref": called.replace("acme/ci", "Acme/CI")}),
             json!({"workflow_ref": tag, "job_workflow_ref": tag}),
         ] {
             assert_eq!(judged(&ours, &changes), Ok(run), "{changes}");
@@ -234,6 +256,8 @@ mod tests {
         let otherwise_written = json!({"repository": "Acme/Agents", "workflow_ref": renamed,
             "job_workflow_ref": renamed});
         assert_eq!(judged(&ours, &otherwise_written), Ok(run));
+        let in_part = json!({"workflow_ref": renamed});
+        assert_eq!(judged(&ours, &in_part), Ok(run));
     }
 
     #[test]
@@ -243,6 +267,7 @@ mod tests {
             json!({"workflow_ref": named, "job_workflow_ref": named})
         };
         let main = "refs/heads/main";
+        let called = |named: &str| json!({"job_workflow_ref": named});
         for (changes, why) in [
             (json!({"iat": NOW - 601}), NotOurs::TooOld),
             (json!({"iat": 0}), NotOurs::TooOld),
@@ -282,9 +307,26 @@ mod tests {
                 NotOurs::Workflow,
             ),
             (
-                json!({"job_workflow_ref": "acme/ci/.github/workflows/provision-agent.yml@refs/heads/x"}),
+                called("acme/ci/.github/workflows/provision-agent.yml@refs/heads/x"),
                 NotOurs::Called,
             ),
+            (
+                called("acme/ci/.github/workflows/provision-agent.yml@refs/tags/V1"),
+                NotOurs::Called,
+            ),
+            (
+                called("acme/ci/.github/workflows/Provision-agent.yml@refs/tags/v1"),
+                NotOurs::Called,
+            ),
+            (
+                called("acme/ci/.github/Workflows/provision-agent.yml@refs/tags/v1"),
+                NotOurs::Called,
+            ),
+            (
+                called("acme/ci2/.github/workflows/provision-agent.yml@refs/tags/v1"),
+                NotOurs::Called,
+            ),
+            (called(""), NotOurs::Called),
             (
                 json!({"workflow_ref": "acme/agents/.github/workflows/evil.yml@refs/heads/main"}),
                 NotOurs::Workflow,

@@ -159,12 +159,19 @@ fn is_of_a_run_of_ours(said: &Value, run: Run, now: i64) {
     );
     assert!(run.id > 0 && run.attempt > 0);
     let started = text("workflow_ref");
-    let file = started.strip_prefix(repository).expect("of its repository");
+    let (of, file) = started.split_at(repository.len());
+    assert!(of.eq_ignore_ascii_case(repository), "of its repository");
     assert!(
         ["main", "refs/heads/main", "refs/tags/main"]
             .iter()
             .any(|git_ref| file == format!("{}@{git_ref}", &FILE["acme/agents".len()..])),
         "{started}"
     );
-    assert!(text("job_workflow_ref") == started || text("job_workflow_ref") == CALLED);
+    let job = text("job_workflow_ref");
+    let same = |named: &str| {
+        let of = named.split("/.github/").next().expect("there is a first");
+        let (job_of, job_file) = job.split_at(of.len());
+        job_of.eq_ignore_ascii_case(of) && job_file == &named[of.len()..]
+    };
+    assert!(same(started) || same(CALLED), "{job}");
 }

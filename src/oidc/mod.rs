@@ -12,6 +12,8 @@ mod claims;
 pub(crate) mod fuzzing;
 mod keys;
 
+use std::time::Duration;
+
 use jsonwebtoken::{Algorithm, Validation, decode, decode_header, get_current_timestamp};
 
 use crate::domain::names::Run;
@@ -39,9 +41,10 @@ pub enum Unproven {
     /// It is no token of a run of ours. Sending it again is of no use.
     #[error("{0}")]
     Refused(String),
-    /// Nobody can tell at present: the issuer's keys cannot be had. Try again later.
+    /// Nobody can tell at present: the issuer's keys cannot be had, or were had before this one was heard
+    /// of. Try again after this.
     #[error("the issuer's keys cannot be had")]
-    Undecided,
+    Undecided(Duration),
 }
 
 impl Verifier {
@@ -52,12 +55,22 @@ impl Verifier {
         validation.leeway = LEEWAY;
         validation.validate_nbf = true;
         validation.set_required_spec_claims(&["exp", "nbf", "iss", "aud"]);
-        validation.set_issuer(&[issuer.name()]);
+        // With a slash at its end it is the same issuer.
+        validation.set_issuer(&[issuer.name().to_owned(), format!("{}/", issuer.name())]);
         validation.set_audience(audiences);
         Self {
             keys: Keys::new(issuer),
             validation,
             ours,
+        }
+    }
+
+    /// The same, but asking the issuer for its keys that often at most instead of once a minute.
+    #[must_use]
+    pub fn asking_at_most_every(self, pause: Duration) -> Self {
+        Self {
+            keys: self.keys.asking_at_most_every(pause),
+            ..self
         }
     }
 
@@ -81,12 +94,12 @@ impl Verifier {
         if header.alg != Algorithm::RS256 {
             return Err(refused(format!("signed by {:?}", header.alg)));
         }
-        let Some(kid) = header.kid else {
+        let Some(kid) = header.kid.filter(|kid| !kid.is_empty()) else {
             return Err(refused("it names no key".to_owned()));
         };
         let key = self.keys.find(&kid).await.map_err(|error| match error {
             NoKey::Unknown => refused("signed by a key that the issuer does not have".to_owned()),
-            NoKey::Away => Unproven::Undecided,
+            NoKey::NotYet(wait) => Unproven::Undecided(wait),
         })?;
         let claims = decode::<Claims>(token, &key, &self.validation)
             .map_err(|error| refused(error.to_string()))?

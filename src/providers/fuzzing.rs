@@ -65,8 +65,8 @@ impl Script {
     pub(super) fn play(&self, base: &Url, request: RequestBuilder, most: usize) -> Exchange {
         let request = request.build().expect("every request can be made");
         let url = request.url();
-        assert_eq!((url.origin(), url.fragment()), (base.origin(), None));
-        assert!(url.path().starts_with(base.path()), "{url}");
+        assert_eq!(url.origin(), base.origin());
+        assert_eq!((url.username(), url.password()), ("", None), "{url}");
         assert!(!url.path().contains("/../"), "{url}");
         let mut script = self.lock();
         let Some((status, headers, body)) = script.ahead.pop_front() else {
@@ -122,8 +122,8 @@ pub fn issuer_answers(input: &[u8]) {
     let issuer = Issuer::scripted("https://issuer.example/tenant", &script);
     match block_on(issuer.keys()) {
         Ok(keys) => {
-            assert!((1..=100).contains(&keys.len()));
-            for key in keys {
+            assert!(!keys.rs256.is_empty() && keys.rs256.len() + keys.others.len() <= 100);
+            for key in keys.rs256 {
                 assert!(!key.id.is_empty());
                 // What is no key is left out by whoever asked.
                 let _ = DecodingKey::from_rsa_components(&key.modulus, &key.exponent);

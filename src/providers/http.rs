@@ -154,6 +154,19 @@ impl Http {
             // Each segment is percent-encoded: none can add a segment or a query.
             path.pop_if_empty().extend(segments);
         }
+        self.call_at(method, url)
+    }
+
+    /// Gets what is at this address as it stands. `None` if that is not of the same scheme, host and port,
+    /// or holds a user: nobody else is ever asked.
+    pub(super) fn get_at(&self, url: Url) -> Option<Call<'_>> {
+        let same = url.origin() == self.base.origin()
+            && url.username().is_empty()
+            && url.password().is_none();
+        same.then(|| self.call_at(Method::GET, url))
+    }
+
+    fn call_at(&self, method: Method, url: Url) -> Call<'_> {
         let origin = Origin {
             vendor: self.vendor,
             setting: self.setting,

@@ -1,15 +1,17 @@
 //! An issuer of OIDC tokens: where its public keys are, and which ones it has.
 //!
 //! See [OpenID Connect Discovery](https://openid.net/specs/openid-connect-discovery-1_0.html) and
-//! <https://docs.github.com/actions/reference/security/oidc>. Everything comes from the issuer's own
-//! address: a document that names keys elsewhere is refused.
+//! <https://docs.github.com/actions/reference/security/oidc>. Everything comes from the issuer's own host,
+//! by its own scheme and port: a document that names keys elsewhere is refused. Not necessarily from below
+//! its address: an enterprise's own issuer, `https://host/slug`, may have its keys at the root.
 
 use std::time::Duration;
 
+use reqwest::Url;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::http::{Answer, Http, Timeouts};
+use super::http::{Answer, Call, Http, Timeouts};
 use super::{SetupError, Vendor, VendorError};
 
 /// A caller waits for it, so it is short.
@@ -22,12 +24,12 @@ const TIMEOUTS: Timeouts = Timeouts {
 const LARGEST: usize = 256 * 1024;
 /// GitHub has some ten.
 const MOST_KEYS: usize = 100;
-/// Of the address of the keys, below the issuer's, which is asked as it stands; GitHub's has 17 characters.
+/// Of the address of the keys, without its host, which is asked as it stands; GitHub's has 17 characters.
 const LONGEST_PATH: usize = 256;
 
 /// Where tokens are issued.
 pub struct Issuer {
-    /// As it must stand in tokens.
+    /// As it must stand in tokens, but for slashes at its end.
     name: String,
     http: Http,
 }
@@ -43,6 +45,15 @@ pub struct IssuerKey {
     pub exponent: String,
 }
 
+/// The keys of an issuer.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct IssuerKeys {
+    /// Those that sign tokens by RS256; at least one.
+    pub rs256: Vec<IssuerKey>,
+    /// What it calls those that do not.
+    pub others: Vec<String>,
+}
+
 impl Issuer {
     /// `name` is the issuer as its tokens say it, an https URL (http on this machine alone).
     ///
@@ -55,7 +66,7 @@ impl Issuer {
             return Err(SetupError(format!("{setting} must be an https URL")));
         }
         Ok(Self {
-            name: name.to_owned(),
+            name: without_slash(name).to_owned(),
             http,
         })
     }
@@ -64,66 +75,66 @@ impl Issuer {
     #[cfg(any(test, fuzzing))]
     pub(super) fn scripted(name: &str, script: &super::fuzzing::Script) -> Self {
         Self {
-            name: name.to_owned(),
+            name: without_slash(name).to_owned(),
             http: Http::scripted(Vendor::Issuer, name, script),
         }
     }
 
-    /// As it stands in tokens.
+    /// As it stands in tokens, which may have a slash at its end besides.
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The keys that sign by RS256 at present. Others are left out.
+    /// The keys that it has at present.
     ///
     /// # Errors
     /// `Unavailable` when no usable answer came, `RateLimited`, or a refusal.
-    pub async fn keys(&self) -> Result<Vec<IssuerKey>, VendorError> {
+    pub async fn keys(&self) -> Result<IssuerKeys, VendorError> {
         let discovery = self.get(&[".well-known", "openid-configuration"]).await?;
         let Discovery { issuer, jwks_uri } = discovery.json()?;
-        if issuer != self.name {
+        if without_slash(&issuer) != self.name {
             return Err(discovery.unusable("the document of another issuer"));
         }
-        let elsewhere = || discovery.unusable("keys that are not below the issuer's address");
-        let below = jwks_uri
-            .strip_prefix(self.name.trim_end_matches('/'))
-            .and_then(|rest| rest.strip_prefix('/'))
-            .ok_or_else(elsewhere)?;
-        if below.len() > LONGEST_PATH {
+        let elsewhere = || discovery.unusable("keys that are not at the issuer's own host");
+        let url = Url::parse(&jwks_uri).map_err(|_| elsewhere())?;
+        // It is written into errors and the log.
+        if url.path().len() + url.query().map_or(0, str::len) > LONGEST_PATH {
             return Err(discovery.unusable("an address of the keys that is too long"));
         }
-        let segments: Vec<&str> = below.split('/').collect();
-        if below.contains(['?', '#', '\\', '%']) || segments.iter().any(|it| is_no_name(it)) {
-            return Err(elsewhere());
-        }
-
-        let answer = self.get(&segments).await?;
+        let answer = answered(self.http.get_at(url).ok_or_else(elsewhere)?).await?;
         let set: KeySet = answer.json()?;
-        let keys: Vec<IssuerKey> = set
-            .keys
-            .into_iter()
-            .take(MOST_KEYS)
-            .filter_map(rs256)
-            .collect();
-        if keys.is_empty() {
+        let mut keys = IssuerKeys::default();
+        for key in set.keys.into_iter().take(MOST_KEYS) {
+            let id = key["kid"].as_str().unwrap_or_default().to_owned();
+            match rs256(key) {
+                Some(key) => keys.rs256.push(key),
+                None => keys.others.push(id),
+            }
+        }
+        if keys.rs256.is_empty() {
             return Err(answer.unusable("no key for RS256"));
         }
         Ok(keys)
     }
 
     async fn get(&self, segments: &[&str]) -> Result<Answer, VendorError> {
-        let answer = self.http.get(segments).at_most(LARGEST).send().await?;
-        if answer.status.is_success() {
-            Ok(answer)
-        } else {
-            Err(answer.refused(None))
-        }
+        answered(self.http.get(segments)).await
     }
 }
 
-fn is_no_name(segment: &str) -> bool {
-    matches!(segment, "" | "." | "..")
+async fn answered(call: Call<'_>) -> Result<Answer, VendorError> {
+    let answer = call.at_most(LARGEST).send().await?;
+    if answer.status.is_success() {
+        Ok(answer)
+    } else {
+        Err(answer.refused(None))
+    }
+}
+
+/// With a slash at its end it is the same issuer.
+fn without_slash(name: &str) -> &str {
+    name.trim_end_matches('/')
 }
 
 #[derive(Deserialize)]

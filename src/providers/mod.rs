@@ -35,7 +35,7 @@ pub use github::GitHub;
 pub use hetzner::Hetzner;
 pub(crate) use http::bearer;
 pub use http::{Timeouts, loopback_client, status_client};
-pub use issuer::{Issuer, IssuerKey};
+pub use issuer::{Issuer, IssuerKey, IssuerKeys};
 pub use tailscale::Tailscale;
 pub use webhook::{Untold, Webhook};
 

@@ -85,6 +85,8 @@ pub struct TestIssuer {
 
 struct Issuing {
     url: String,
+    /// Where its keys are, below its host.
+    jwks: String,
     key: SigningKey,
     manner: Manner,
     asked: Vec<String>,
@@ -92,10 +94,16 @@ struct Issuing {
 
 impl TestIssuer {
     pub async fn start() -> Self {
+        Self::start_at("").await
+    }
+
+    /// At this path of its host.
+    pub async fn start_at(path: &str) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}", listener.local_addr().unwrap());
+        let url = format!("http://{}{path}", listener.local_addr().unwrap());
         let state = Arc::new(Mutex::new(Issuing {
             url: url.clone(),
+            jwks: format!("{path}{JWKS}"),
             key: SigningKey::new("first"),
             manner: Manner::Fine,
             asked: Vec::new(),
@@ -114,6 +122,11 @@ impl TestIssuer {
         self.state.lock().unwrap().key = SigningKey::new(id);
     }
 
+    /// From now on its keys are there, below its host.
+    pub fn keep_keys_at(&self, path_and_query: &str) {
+        path_and_query.clone_into(&mut self.state.lock().unwrap().jwks);
+    }
+
     pub fn key(&self) -> SigningKey {
         self.state.lock().unwrap().key.clone()
     }
@@ -121,7 +134,8 @@ impl TestIssuer {
     /// How often its keys were asked for.
     pub fn asked_for_keys(&self) -> usize {
         let state = self.state.lock().unwrap();
-        state.asked.iter().filter(|path| *path == JWKS).count()
+        let jwks = &state.jwks;
+        state.asked.iter().filter(|path| *path == jwks).count()
     }
 
     pub fn asked(&self) -> Vec<String> {
@@ -163,18 +177,38 @@ impl TestIssuer {
     }
 
     pub fn discovery(&self) -> Value {
-        json!({"issuer": self.url, "jwks_uri": format!("{}{JWKS}", self.url)})
+        self.state.lock().unwrap().discovery()
+    }
+}
+
+impl Issuing {
+    fn discovery(&self) -> Value {
+        let mut keys = reqwest::Url::parse(&self.url).unwrap();
+        let (path, query) = self.jwks.split_once('?').unzip();
+        keys.set_path(path.unwrap_or(&self.jwks));
+        keys.set_query(query);
+        json!({"issuer": self.url, "jwks_uri": keys.as_str()})
     }
 }
 
 async fn answer(State(state): State<Arc<Mutex<Issuing>>>, request: Request) -> Response {
-    let path = request.uri().path().to_owned();
-    let (manner, url, key) = {
+    let path = request.uri().to_string();
+    let (manner, discovery, key, jwks, below) = {
         let mut state = state.lock().unwrap();
         state.asked.push(path.clone());
-        (state.manner.clone(), state.url.clone(), state.key.clone())
+        let jwks = path == state.jwks;
+        let own = reqwest::Url::parse(&state.url).unwrap();
+        let below = path.strip_prefix(own.path().trim_end_matches('/'));
+        let below = below.unwrap_or_default().to_owned();
+        (
+            state.manner.clone(),
+            state.discovery(),
+            state.key.clone(),
+            jwks,
+            below,
+        )
     };
-    match (manner, path.as_str()) {
+    match (manner, below.as_str()) {
         (Manner::Away, _) => StatusCode::SERVICE_UNAVAILABLE.into_response(),
         (Manner::Silent, _) => {
             tokio::time::sleep(Duration::from_secs(3600)).await;
@@ -183,11 +217,9 @@ async fn answer(State(state): State<Arc<Mutex<Issuing>>>, request: Request) -> R
         (Manner::Redirect(to), _) => Redirect::temporary(&format!("{to}{path}")).into_response(),
         (Manner::Endless, _) => "[".repeat(1024 * 1024).into_response(),
         (Manner::Discovery(document), DISCOVERY) => axum::Json(document).into_response(),
-        (Manner::Keys(keys), JWKS) => axum::Json(keys).into_response(),
-        (_, DISCOVERY) => {
-            axum::Json(json!({"issuer": url, "jwks_uri": format!("{url}{JWKS}")})).into_response()
-        }
-        (_, JWKS) => {
+        (Manner::Keys(keys), _) if jwks => axum::Json(keys).into_response(),
+        (_, DISCOVERY) => axum::Json(discovery).into_response(),
+        _ if jwks => {
             // Issuers have keys of other kinds, too.
             let other = json!({"kty": "EC", "kid": "curve", "crv": "P-256", "x": "AA", "y": "AA"});
             axum::Json(json!({"keys": [other, key.public()]})).into_response()

@@ -17,6 +17,24 @@ const OTHER: Run = Run(200, 1);
 
 /// A service that takes the issuer's tokens, and signatures as well.
 async fn service(issuer: &TestIssuer) -> Service {
+    service_at(issuer, &issuer.url).await
+}
+
+/// The same where the setting spells the issuer so.
+async fn service_at(issuer: &TestIssuer, setting: &str) -> Service {
+    service_by(verifier(issuer, setting)).await
+}
+
+async fn service_by(verifier: Verifier) -> Service {
+    Service::start_changed(Options::default(), |config| {
+        config.proof = ProofOfCaller::by_signature(&[SECRET.into()])
+            .unwrap()
+            .or_by_token(verifier);
+    })
+    .await
+}
+
+fn verifier(issuer: &TestIssuer, setting: &str) -> Verifier {
     let ours = Ours {
         repository: Repository::Name(REPOSITORY.to_owned()),
         repository_id: Some(42),
@@ -27,14 +45,9 @@ async fn service(issuer: &TestIssuer) -> Service {
         },
         called: Vec::new(),
     };
-    let at = Issuer::new("BACKSTOP_OIDC_ISSUER", &issuer.url).unwrap();
-    let verifier = Verifier::new(at, &[AUDIENCE.to_owned()], ours);
-    Service::start_changed(Options::default(), |config| {
-        config.proof = ProofOfCaller::by_signature(&[SECRET.into()])
-            .unwrap()
-            .or_by_token(verifier);
-    })
-    .await
+    assert!(setting.starts_with(&issuer.url));
+    let at = Issuer::new("BACKSTOP_OIDC_ISSUER", setting).unwrap();
+    Verifier::new(at, &[AUDIENCE.to_owned()], ours)
 }
 
 async fn call(
@@ -269,21 +282,90 @@ async fn while_the_issuer_is_away_held_keys_count_and_unknown_ones_are_undecided
     assert_eq!(started(&second, &issuer.token(RUN)).await.status, 200);
 }
 
+/// A token by a key of this name that the issuer does not have.
+fn by_made_up_key(issuer: &TestIssuer, name: &str) -> String {
+    let mut header = Header::new(Algorithm::RS256);
+    header.kid = Some(name.to_owned());
+    issuer.key().sign(&header, &issuer.claims(RUN))
+}
+
 #[tokio::test]
 async fn tokens_with_made_up_keys_do_not_make_us_ask_more_often() {
     let issuer = TestIssuer::start().await;
     let service = service(&issuer).await;
+    // For the first of them the issuer was asked; of the others nobody can tell yet.
+    let first = by_made_up_key(&issuer, "made-up");
+    assert_eq!(started(&service, &first).await.status, 401);
     for round in 0..20 {
-        let made_up = SigningKey {
-            id: format!("made-up-{round}"),
-            ..issuer.key()
-        };
-        let mut header = Header::new(Algorithm::RS256);
-        header.kid = Some(made_up.id.clone());
-        let token = made_up.sign(&header, &issuer.claims(RUN));
-        assert_eq!(started(&service, &token).await.status, 401);
+        let token = by_made_up_key(&issuer, &format!("made-up-{round}"));
+        let answer = started(&service, &token).await;
+        assert_eq!((answer.status, answer.code()), (503, "unavailable"));
+        assert_eq!(started(&service, &first).await.status, 401);
+    }
+    assert_eq!(started(&service, &issuer.token(RUN)).await.status, 200);
+    assert_eq!(issuer.asked_for_keys(), 1);
+}
+
+#[tokio::test]
+async fn a_key_that_is_new_since_the_issuer_was_asked_is_undecided_and_not_refused() {
+    const PAUSE: Duration = Duration::from_secs(6);
+    let issuer = TestIssuer::start().await;
+    let verifier = verifier(&issuer, &issuer.url).asking_at_most_every(PAUSE);
+    let service = service_by(verifier).await;
+    assert_eq!(started(&service, &issuer.token(RUN)).await.status, 200);
+    let asked_at = std::time::Instant::now();
+    issuer.rotate("second");
+    let made_up = by_made_up_key(&issuer, "made-up");
+    let rotated = issuer.token(RUN);
+    for token in [&rotated, &made_up, &rotated] {
+        let answer = started(&service, token).await;
+        assert_eq!((answer.status, answer.code()), (503, "unavailable"));
+        let wait = answer.headers["retry-after"].to_str().unwrap();
+        let wait: u64 = wait.parse().unwrap();
+        assert!((1..=PAUSE.as_secs()).contains(&wait), "{wait}");
     }
     assert_eq!(issuer.asked_for_keys(), 1);
+    // This time is the process's own, and cannot be moved.
+    tokio::time::sleep(PAUSE.saturating_sub(asked_at.elapsed())).await;
+    assert_eq!(started(&service, &rotated).await.status, 200);
+    assert_eq!(started(&service, &made_up).await.status, 401);
+    assert_eq!(issuer.asked_for_keys(), 2);
+}
+
+#[tokio::test]
+async fn an_enterprises_own_issuer_may_have_its_keys_at_the_root_of_its_host() {
+    let issuer = TestIssuer::start_at("/acme-corp").await;
+    for jwks in [
+        "/.well-known/jwks",
+        "/acme-corp/.well-known/jwks",
+        "/keys?of=acme%20corp",
+    ] {
+        issuer.keep_keys_at(jwks);
+        let service = service(&issuer).await;
+        let answer = started(&service, &issuer.token(RUN)).await;
+        assert_eq!(answer.status, 200, "{jwks}: {answer:?}");
+        assert_eq!(issuer.asked().last().unwrap(), jwks);
+    }
+}
+
+#[tokio::test]
+async fn a_slash_at_the_end_of_the_setting_is_no_other_issuer() {
+    for path in ["", "/acme-corp"] {
+        let issuer = TestIssuer::start_at(path).await;
+        for setting in [issuer.url.clone(), format!("{}/", issuer.url)] {
+            for named in [issuer.url.clone(), format!("{}/", issuer.url)] {
+                let mut document = issuer.discovery();
+                document["issuer"] = json!(named);
+                issuer.be(Manner::Discovery(document));
+                let service = service_at(&issuer, &setting).await;
+                let token = issuer.token_with(RUN, json!({"iss": named}));
+                let answer = started(&service, &token).await;
+                assert_eq!(answer.status, 200, "{setting} {named}: {answer:?}");
+                let other = issuer.token_with(RUN, json!({"iss": format!("{named}x")}));
+                assert_eq!(started(&service, &other).await.status, 401);
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -312,6 +394,19 @@ async fn an_issuer_that_misbehaves_is_not_believed_and_does_not_hold_us_up() {
         ),
         with("jwks_uri", json!(format!("{}/../jwks", issuer.url))),
         with("jwks_uri", json!("file:///etc/passwd")),
+        with("jwks_uri", json!("/.well-known/jwks")),
+        with(
+            "jwks_uri",
+            json!(issuer.url.replace("http://", "https://") + "/.well-known/jwks"),
+        ),
+        with(
+            "jwks_uri",
+            json!(issuer.url.replace("http://", "http://somebody@") + "/.well-known/jwks"),
+        ),
+        with(
+            "jwks_uri",
+            json!(format!("{}/{}", issuer.url, "k".repeat(300))),
+        ),
         Manner::Keys(json!({"keys": []})),
         Manner::Keys(json!({"keys": [{"kty": "oct", "kid": its_own.id, "k": "c2VjcmV0"}]})),
         Manner::Keys(json!({"keys": "all of them"})),
