@@ -19,7 +19,7 @@ use super::client::Client;
 use super::proof::Caller;
 use super::{Api, Problem, openapi};
 use crate::domain::callback::{Accepted, Callback, Kind, Message, PROVEN_BY, decide};
-use crate::domain::fields::Address;
+use crate::domain::fields::{Address, Conclusion};
 use crate::domain::names::{AttemptNumber, ProvisionId, Run};
 use crate::domain::provision::{Failure, Reported};
 use crate::domain::step::Resource;
@@ -403,9 +403,7 @@ pub(super) fn parse(
             },
             error: forgiving.take("error", Fields::text),
             failed_step: forgiving.take("failed_step", Fields::name),
-            conclusion: forgiving.take("conclusion", |fields, name| {
-                fields.value(name, "failure, cancelled or timed_out")
-            }),
+            conclusion: conclusion(&mut forgiving),
             may_exist: forgiving
                 .take("may_exist", Fields::resources)
                 .unwrap_or_else(|| Resource::ALL.into()),
@@ -419,6 +417,16 @@ pub(super) fn parse(
         message,
         unreadable: forgiving.unreadable,
     })
+}
+
+/// How a failure says that its run ended. What it says and nobody can read is a failure.
+fn conclusion(forgiving: &mut Forgiving<'_>) -> Option<Conclusion> {
+    const NAME: &str = "conclusion";
+    let said = forgiving.take(NAME, |fields, name| {
+        fields.value(name, "failure, cancelled or timed_out")
+    });
+    let unreadable = forgiving.unreadable.contains(&NAME);
+    said.or(unreadable.then_some(Conclusion::Failure))
 }
 
 /// The ids that a callback reports, and no addresses.

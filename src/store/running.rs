@@ -84,7 +84,9 @@ pub async fn devices(db: &mut PgConnection) -> Result<Vec<RunningDevice>, StoreE
         "select p.id, p.attempt, a.tailscale_node_id
          from provisions p
          join attempts a on a.provision_id = p.id and a.number = p.attempt
-         where p.status = 'running' and a.tailscale_ip is not null"
+         where p.status = 'running'
+           -- An address that could not be read is not kept; the device is there all the same.
+           and (a.tailscale_ip is not null or a.tailscale_node_id is not null)"
     )
     .fetch_all(db)
     .await?;

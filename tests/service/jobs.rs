@@ -101,3 +101,45 @@ async fn the_next_attempt_is_its_own_jobs() {
         .await;
     assert_eq!((one.status, one.code()), (409, "already_provisioning"));
 }
+
+#[tokio::test]
+async fn whichever_callback_opens_the_attempt_says_whose_job_it_is() {
+    let service = Service::start().await;
+    for (kind, code) in [
+        ("progress", "already_provisioning"),
+        ("success", "already_running"),
+    ] {
+        let id = Uuid::new_v4();
+        let opens = json!({"job": "one", "step": "x", "server_id": "7", "server_ip": "192.0.2.1",
+                           "tailscale_ip": "100.64.0.1"});
+        assert_eq!(service.callback(kind, id, RUN, opens).await.status, 200);
+        let other = service.callback("started", id, RUN, job("other")).await;
+        assert_eq!((other.status, other.code()), (409, code));
+        let one = service.callback("started", id, RUN, job("one")).await;
+        assert_eq!(one.status, 200, "{one:?}");
+    }
+    // What an operator asked for is nobody's before a run takes it.
+    let id = Uuid::new_v4();
+    let body = json!({"agent_id": "web-1", "id": id});
+    let created = service.operate("POST", "/v1/provisions", Some(body)).await;
+    assert_eq!(created.status, 201);
+    for (name, status) in [("one", 200), ("other", 409)] {
+        let answer = service.callback("started", id, RUN, job(name)).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_jobs_that_start_at_once_one_gets_the_names() {
+    let service = Service::start().await;
+    for _ in 0..10 {
+        let id = Uuid::new_v4();
+        let (one, other) = tokio::join!(
+            service.callback("started", id, RUN, job("one")),
+            service.callback("started", id, RUN, job("other"))
+        );
+        let mut both = [one.status, other.status];
+        both.sort_unstable();
+        assert_eq!(both, [200, 409]);
+    }
+}

@@ -1,5 +1,6 @@
 //! A proven failure is never lost for what it says, and no machine in use for how an address is spelled.
 
+use backstop::store::running;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -75,8 +76,47 @@ async fn a_failure_is_taken_whatever_its_fields_say_and_names_what_it_could_not_
                 json!(["auth_key", "server", "device"]),
                 "{what}"
             );
+            // How it ended nobody can tell, but that it failed.
+            let ended = (field == "conclusion").then_some("failure");
+            assert_eq!(kept["conclusion"], json!(ended), "{what}");
+            let provision = service.provision(id).await;
+            assert_eq!(provision["conclusion"], json!(ended), "{what}");
         }
     }
+}
+
+#[tokio::test]
+async fn what_the_attempt_made_goes_at_once_whatever_its_failure_says() {
+    let service = Service::start().await;
+    for (field, values) in unreadable() {
+        let id = Uuid::new_v4();
+        let made = service.make_all(&service.started(id, RUN).await);
+        let more = json!({field: values[0]});
+        service.callback("failure", id, RUN, more).await;
+        let settled = service.settled(id).await;
+        assert_eq!(service.alive(), Vec::<String>::new(), "{field}");
+        let steps = settled["rollback"]["steps"].as_array().unwrap();
+        let server = json!(made.server.to_string());
+        assert!(steps.iter().any(|step| step["vendor_id"] == server));
+    }
+}
+
+#[tokio::test]
+async fn a_failure_of_which_only_who_speaks_can_be_read_may_be_the_first_that_is_heard() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    let mut more = json!({});
+    for (field, _) in unreadable() {
+        more[field] = json!({"": [field]});
+    }
+    let answer = service.callback("failure", id, RUN, more).await;
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(
+        answer.body["unreadable"].as_array().unwrap().len(),
+        unreadable().len()
+    );
+    let steps = answer.body["rollback"]["steps"].as_array().unwrap();
+    assert_eq!(steps.len(), 3);
 }
 
 #[tokio::test]
@@ -141,6 +181,12 @@ async fn only_the_identity_of_a_failure_can_be_refused() {
             .callback("failure", body.to_string().as_bytes())
             .await;
         target.refused(&answer, (422, "invalid_body"), field).await;
+    }
+    let valid = valid("failure", target.id).to_string();
+    for run_id in ["1e400", "\"\\ud800\"", "[[1]]"] {
+        let body = valid.replacen("\"run_id\":100", &format!("\"run_id\":{run_id}"), 1);
+        let answer = target.callback("failure", body.as_bytes()).await;
+        target.refused(&answer, (422, "invalid_body"), run_id).await;
     }
 }
 
@@ -254,6 +300,20 @@ async fn a_machine_in_use_is_not_lost_for_how_its_addresses_are_spelled() {
             "{more}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_machine_whose_tailnet_address_could_not_be_read_is_evidence_all_the_same() {
+    let service = Service::start().await;
+    let id = Uuid::new_v4();
+    service.started(id, RUN).await;
+    let more = json!({"server_id": 7, "server_ip": "192.0.2.1", "tailscale_ip": "-",
+                      "tailscale_node_id": "nNODE"});
+    assert_eq!(service.callback("success", id, RUN, more).await.status, 200);
+    let mut db = service.pool.acquire().await.unwrap();
+    let devices = running::devices(&mut db).await.unwrap();
+    let nodes: Vec<_> = devices.iter().map(|it| it.node_id.as_deref()).collect();
+    assert_eq!(nodes, [Some("nNODE")]);
 }
 
 #[tokio::test]
