@@ -4,6 +4,7 @@
 //! can be trusted: nothing half-set, nothing empty. Secrets are redacted in `Debug`.
 
 mod access;
+mod database_url;
 mod github;
 mod oidc;
 mod vendors;
@@ -268,12 +269,9 @@ impl DatabaseSettings {
     /// [`ConfigError`] for a URL that does not parse.
     pub fn check(&self) -> Result<Database, ConfigError> {
         match given(self.database_url.as_ref()) {
-            Some(url) => url
-                .expose_secret()
-                .parse()
+            Some(url) => database_url::parse(url.expose_secret())
                 .map(|options| Database::At(Box::new(options)))
-                // The parser's own message may quote the URL, and with it the password.
-                .map_err(|_| ConfigError("DATABASE_URL is not a postgres:// URL".to_owned())),
+                .map_err(|why| ConfigError(format!("DATABASE_URL {why}"))),
             None => Ok(Database::Private(
                 self.data_dir
                     .clone()

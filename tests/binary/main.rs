@@ -11,6 +11,7 @@ mod budget;
 mod check;
 mod child;
 mod commands;
+mod database_url;
 mod image;
 mod kills;
 mod people;
