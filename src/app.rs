@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use axum::extract::Request;
 use axum::middleware::{self, Next};
+use sqlx::postgres::PgConnectOptions;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +28,8 @@ use crate::retention::Forgetter;
 use crate::rollback::worker::{Hands, Worker};
 use crate::store::changes::Changes;
 use crate::store::notices::Subscriber;
-use crate::store::{Pool, connect, controller_id, migrate, too_old};
+use crate::store::suits::{self, Unsuitable};
+use crate::store::{Pool, StoreError, connect, controller_id, migrate};
 use crate::sweep::periodic::Sweeper;
 use crate::sweep::{Budgets, Vendors};
 use crate::watch::overdue::Watcher;
@@ -71,15 +73,24 @@ impl OpenDatabase {
                 (private.options(), Some(private))
             }
         };
-        let pool = connect(options, connections)
-            .await
-            .with_context(|| match private {
-                None => "DATABASE_URL: no connection",
-                Some(_) => "the private Postgres does not take connections",
-            })?;
-        if let Some(version) = too_old(&pool).await? {
-            bail!("DATABASE_URL: this is Postgres {version}, and 15 or newer is needed");
+        let unreachable = || match private {
+            None => "DATABASE_URL: no connection",
+            Some(_) => "the private Postgres does not take connections",
+        };
+        if private.is_none()
+            && !suits::keeps_sessions(&options)
+                .await
+                .with_context(unreachable)?
+        {
+            bail!("DATABASE_URL: {}", Unsuitable::Pooled);
         }
+        let pool = connect(options.clone(), connections)
+            .await
+            .with_context(unreachable)?;
+        if let Some(why) = suits::unsuitable(&pool).await? {
+            bail!("DATABASE_URL: {why}");
+        }
+        let pool = within_limits(pool, options, connections).await?;
         migrate(&pool)
             .await
             .context("the database cannot be migrated")?;
@@ -106,6 +117,22 @@ impl OpenDatabase {
         }
         Ok(())
     }
+}
+
+/// The pool, smaller if there are fewer connections to be had than it wants: whoever asked for one more
+/// would be refused, again and again, while others come back.
+async fn within_limits(
+    pool: Pool,
+    options: PgConnectOptions,
+    wanted: u32,
+) -> Result<Pool, StoreError> {
+    let room = suits::room(&mut *pool.acquire().await?).await?;
+    let Some(too_little) = room.too_little_for(wanted) else {
+        return Ok(pool);
+    };
+    tracing::warn!("{too_little}");
+    pool.close().await;
+    connect(options, room.for_pool(wanted)).await
 }
 
 /// The running service.
@@ -166,7 +193,7 @@ impl App {
             tailscale: vendors.tailscale.clone(),
             github: None,
             proof: proof.clone(),
-            database: check::Database::Open(pool.clone(), whose),
+            database: check::Database::Open(pool.clone(), whose, config.database_connections),
         };
         for hands in hands(&vendors) {
             let worker = Worker::new(

@@ -7,7 +7,8 @@ use crate::config;
 use crate::domain::names::ControllerId;
 use crate::postgres::PrivatePostgres;
 use crate::store::role::{self, Migrated, Role};
-use crate::store::{Pool, StoreError, connect, controller_id, in_time, too_old};
+use crate::store::suits::{self, Room, Unsuitable};
+use crate::store::{Pool, StoreError, connect, controller_id, in_time};
 
 const CONNECTIONS: u32 = 2;
 const CLOSE_PATIENCE: Duration = Duration::from_secs(5);
@@ -18,6 +19,9 @@ const VERSION: &str = "Postgres 15 or newer";
 const MIGRATES: &str = "make and change its tables";
 const USES: &str = "use its tables";
 const LISTENS: &str = "hear other replicas";
+const SUITS: &str = "keep every text, in its own tables";
+const KEEPS: &str = "keep what was acknowledged";
+const ENOUGH: &str = "have enough connections";
 const NOTHING_ELSE: &str = "nothing else";
 
 /// Whose server it is.
@@ -31,7 +35,7 @@ pub enum Whose {
 
 impl Database {
     /// Connects to the database as it stands: none is started, made or migrated for it.
-    pub async fn open(named: &config::Database) -> Self {
+    pub async fn open(named: &config::Database, wanted: u32) -> Self {
         let (options, whose) = match named {
             config::Database::At(options) => (options.as_ref().clone(), Whose::Theirs),
             config::Database::Private(folder) => match PrivatePostgres::running_in(folder) {
@@ -39,15 +43,20 @@ impl Database {
                 None => return Self::NotRunning,
             },
         };
+        match suits::keeps_sessions(&options).await {
+            Ok(true) => {}
+            Ok(false) => return Self::Closed(Unsuitable::Pooled.to_string()),
+            Err(error) => return Self::Closed(error.to_string()),
+        }
         match connect(options, CONNECTIONS).await {
-            Ok(pool) => Self::Open(pool, whose),
+            Ok(pool) => Self::Open(pool, whose, wanted),
             Err(error) => Self::Closed(error.to_string()),
         }
     }
 
     /// Closes what was opened.
     pub async fn close(self) {
-        if let Self::Open(pool, _) = self {
+        if let Self::Open(pool, ..) = self {
             let _ = tokio::time::timeout(CLOSE_PATIENCE, pool.close()).await;
         }
     }
@@ -72,8 +81,8 @@ pub(super) async fn look(database: &Database) -> Looked {
             "it is unset: serve starts a private Postgres, which does not run at present",
         )),
         Database::Closed(why) => alone(finding(CONNECTS, Verdict::Missing, why.clone())),
-        Database::Open(pool, whose) => match in_time(ask(pool)).await {
-            Ok(told) => judged(pool, told, *whose).await,
+        Database::Open(pool, whose, wanted) => match in_time(ask(pool)).await {
+            Ok(told) => judged(pool, told, *whose, *wanted).await,
             Err(error) => alone(unanswered(CONNECTS, &error)),
         },
     }
@@ -81,41 +90,60 @@ pub(super) async fn look(database: &Database) -> Looked {
 
 /// What the database says.
 struct Told {
-    too_old: Option<String>,
+    unsuitable: Option<Unsuitable>,
+    may_lose: Vec<&'static str>,
+    room: Room,
     role: Role,
     migrated: Migrated,
 }
 
 async fn ask(pool: &Pool) -> Result<Told, StoreError> {
-    let too_old = too_old(pool).await?;
+    let unsuitable = suits::unsuitable(pool).await?;
     let mut db = pool.acquire().await?;
     let role = role::of(&mut db).await?;
     let migrated = role::migrated(&mut db, &role).await?;
     Ok(Told {
-        too_old,
+        unsuitable,
+        may_lose: suits::may_lose(&mut db).await?,
+        room: suits::room(&mut db).await?,
         role,
         migrated,
     })
 }
 
-async fn judged(pool: &Pool, told: Told, whose: Whose) -> Looked {
+async fn judged(pool: &Pool, told: Told, whose: Whose, wanted: u32) -> Looked {
     let Told {
-        too_old,
+        unsuitable,
+        may_lose,
+        room,
         role,
         migrated,
     } = told;
     let mut findings = vec![
         finding(CONNECTS, Verdict::Ok, format!("as the role {}", role.name)),
-        match too_old {
-            None => finding(VERSION, Verdict::Ok, "it is"),
-            Some(version) => finding(
-                VERSION,
-                Verdict::Missing,
-                format!("this is Postgres {version}: upgrade it"),
-            ),
+        match &unsuitable {
+            Some(old @ Unsuitable::TooOld(_)) => {
+                finding(VERSION, Verdict::Missing, format!("{old}: upgrade it"))
+            }
+            _ => finding(VERSION, Verdict::Ok, "it is"),
+        },
+        match &unsuitable {
+            None | Some(Unsuitable::TooOld(_)) => finding(SUITS, Verdict::Ok, "it can"),
+            Some(why) => finding(SUITS, Verdict::Missing, why.to_string()),
         },
         migrates(&role, migrated),
     ];
+    if whose == Whose::Theirs {
+        findings.push(kept(&may_lose));
+    }
+    findings.push(match room.too_little_for(wanted) {
+        None => finding(
+            ENOUGH,
+            Verdict::Ok,
+            format!("{} allows {}", room.whose, room.connections),
+        ),
+        Some(too_little) => finding(ENOUGH, Verdict::Missing, too_little),
+    });
     let mut controller = None;
     if migrated != Migrated::Not {
         // All of it is in tables that the same statements made: one that can be read stands for all.
@@ -151,6 +179,14 @@ async fn judged(pool: &Pool, told: Told, whose: Whose) -> Looked {
     Looked {
         findings,
         controller,
+    }
+}
+
+fn kept(may_lose: &[&str]) -> Finding {
+    if may_lose.is_empty() {
+        finding(KEEPS, Verdict::Ok, "a commit waits for its disk")
+    } else {
+        finding(KEEPS, Verdict::Missing, may_lose.join("; "))
     }
 }
 

@@ -46,7 +46,7 @@ impl Credentials {
     /// Those of a configuration that no service runs with.
     pub async fn of(config: Config) -> Self {
         Self {
-            database: Database::open(&config.database).await,
+            database: Database::open(&config.database, config.database_connections).await,
             hetzner: Arc::new(config.hetzner),
             tailscale: config
                 .tailscale
@@ -60,8 +60,8 @@ impl Credentials {
 /// The database that a service works on.
 #[derive(Clone)]
 pub enum Database {
-    /// Connections to it, and whose server it is.
-    Open(Pool, Whose),
+    /// Connections to it, whose server it is, and how many connections a service wants.
+    Open(Pool, Whose, u32),
     /// It takes no connection; why.
     Closed(String),
     /// A private one that does not run at present, or is not made yet.
@@ -170,7 +170,7 @@ pub enum Depth {
 pub async fn look(credentials: &Credentials, depth: Depth) -> Vec<Finding> {
     let of_database = database::look(&credentials.database).await;
     let migrated = match (&credentials.database, of_database.controller) {
-        (Database::Open(pool, _), Some(controller)) => Some(Known { pool, controller }),
+        (Database::Open(pool, ..), Some(controller)) => Some(Known { pool, controller }),
         _ => None,
     };
     let (hetzner, tailscale, github, issuer) = tokio::join!(

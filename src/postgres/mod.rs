@@ -232,12 +232,21 @@ impl PrivatePostgres {
     ///
     /// Any [`PostgresError`]; nothing is left running.
     pub async fn start_temporary() -> Result<Self, PostgresError> {
+        Self::start_temporary_with(Durability::Disposable).await
+    }
+
+    /// The same, with data that is worth more.
+    ///
+    /// # Errors
+    ///
+    /// Any [`PostgresError`]; nothing is left running.
+    pub async fn start_temporary_with(durability: Durability) -> Result<Self, PostgresError> {
         let folder = random_folder();
         std::fs::create_dir(&folder)
             .and_then(|()| account::set_mode(&folder, 0o700))
             .map_err(|source| PostgresError::folder("create the folder", &folder, source))?;
         let programs = Programs::from_env()?;
-        let started = start(&folder, Durability::Disposable, &programs, AtEnd::Remove).await;
+        let started = start(&folder, durability, &programs, AtEnd::Remove).await;
         if started.is_err() {
             // A server that never came up has no use for it; one on its way down removes it too.
             _ = std::fs::remove_dir_all(&folder);

@@ -13,31 +13,44 @@ use std::io;
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
-use sqlx::migrate::MigrateError;
 use sqlx::pool::PoolConnection;
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Postgres};
 use sqlx::{ConnectOptions, Connection};
 
-use super::{MIGRATIONS, StoreError};
+use super::StoreError;
 
 /// How long a caller may be kept waiting by the database, from asking for a connection to the last
 /// answer. Far less than a workflow waits for us.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a connection may be waited for: one that is lent, or a new one.
 const ACQUIRE_PATIENCE: Duration = Duration::from_secs(5);
+/// How long a single answer may take, of whoever is in no hurry.
+pub(super) const ANSWER_PATIENCE: Duration = Duration::from_secs(5);
 /// How long an idle connection may take to show that it is alive. Leaves time for a new one.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a connection that comes back may take to be clean.
 const RETURN_PATIENCE: Duration = Duration::from_secs(3);
 
-/// What the server is told about each connection. One that takes no writes (a standby that an
+/// What the server is told about each connection.
+///
+/// Each statement of ours decides by what it locks, and is written for read committed: a stricter
+/// default of the role's or the database's only makes callbacks fail for each other's sake. What is
+/// acknowledged must survive a crash, so that a commit waits for its disk and for the standbys that the
+/// server says it has; a role that asks for more than that gets it.
+///
+/// One that takes no writes (a standby that an
 /// address leads to before it is promoted) is refused, for it may not know what we have
 /// acknowledged, and an answer that rests on that could end a workflow.
 const AFTER_CONNECT: &str = "
     set statement_timeout = '10s';
     set lock_timeout = '5s';
     set idle_in_transaction_session_timeout = '10s';
+    set default_transaction_isolation = 'read committed';
+    set default_transaction_deferrable = off;
     do $$ begin
+        if current_setting('synchronous_commit') in ('off', 'local', 'remote_write') then
+            set synchronous_commit = on;
+        end if;
         if current_setting('transaction_read_only')::boolean then
             raise read_only_sql_transaction using message = 'this server takes no writes';
         end if;
@@ -102,11 +115,7 @@ impl Drop for Lent {
 /// # Errors
 /// [`StoreError::Away`] if the first connection cannot be made.
 pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool, StoreError> {
-    // PgBouncer does not take that parameter unless it is told to, and what the server does by itself
-    // loses no digit either.
-    let options = options
-        .application_name("backstop")
-        .extra_float_digits(None);
+    let options = plain(options);
     let opened = PgPoolOptions::new()
         .max_connections(connections)
         .acquire_timeout(ACQUIRE_PATIENCE)
@@ -138,22 +147,17 @@ pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool
     }
 }
 
-async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    sqlx::raw_sql(AFTER_CONNECT).execute(connection).await?;
-    Ok(())
+/// Options that every connection of ours has.
+pub(super) fn plain(options: PgConnectOptions) -> PgConnectOptions {
+    // PgBouncer does not take that parameter unless it is told to, and what the server does by itself
+    // loses no digit either.
+    options
+        .application_name("backstop")
+        .extra_float_digits(None)
 }
 
-/// Applies the migrations that are missing. Safe to run from several processes at once.
-///
-/// # Errors
-/// What the migrator says: a migration that fails, or one that was applied and has been edited.
-pub async fn migrate(pool: &Pool) -> Result<(), MigrateError> {
-    // A connection of its own: a migration, or another process's, may take longer than the pool
-    // lets a statement take.
-    let options = pool.0.connect_options();
-    let mut connection = answered(ACQUIRE_PATIENCE, options.connect()).await?;
-    MIGRATIONS.run(&mut connection).await?;
-    connection.close().await?;
+async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::raw_sql(AFTER_CONNECT).execute(connection).await?;
     Ok(())
 }
 

@@ -15,6 +15,7 @@
 //! - [`notices`]: what the operators' webhook is to be told.
 //! - [`changes`]: tells workers and waiters, here and in other replicas, that the ledger moved.
 //! - [`role`]: what the role that we are may do.
+//! - [`suits`]: whether a database is one that we can work on; `migration` makes it so.
 //! - `connection`: the [`Pool`], and [`in_time`], which bounds every wait for the database.
 //!
 //! Writers take a connection, never the pool, so that whoever calls decides what one transaction
@@ -31,6 +32,7 @@ pub mod gauges;
 pub mod hearing;
 pub mod hold;
 pub mod ledger;
+mod migration;
 pub mod notices;
 pub mod overdue;
 pub mod provisions;
@@ -39,6 +41,7 @@ pub mod role;
 mod rows;
 pub mod running;
 pub mod search;
+pub mod suits;
 pub mod sweeps;
 pub mod views;
 pub mod witness;
@@ -48,7 +51,8 @@ use std::time::Duration;
 use sqlx::postgres::types::PgInterval;
 use uuid::Uuid;
 
-pub use connection::{Lent, Pool, connect, in_time, migrate};
+pub use connection::{Lent, Pool, connect, in_time};
+pub use migration::{MigrationError, migrate, migrate_within};
 
 use crate::domain::names::ControllerId;
 use crate::domain::step::IllegalEvent;
@@ -147,17 +151,24 @@ pub async fn controller_id(pool: &Pool) -> Result<ControllerId, StoreError> {
     Ok(ControllerId::new(id))
 }
 
-/// Whether the database answers and has all migrations of this program.
+/// Whether the database answers, takes writes and has all migrations of this program.
 ///
 /// # Errors
 /// [`StoreError`] if it does not answer or was never migrated.
 pub async fn is_ready(pool: &Pool) -> Result<bool, StoreError> {
     let mut db = pool.acquire().await?;
     let latest = MIGRATIONS.iter().map(|m| m.version).max();
-    let applied = sqlx::query_scalar!("select max(version) from _sqlx_migrations where success")
-        .fetch_one(&mut *db)
-        .await?;
-    Ok(applied >= latest)
+    let it = sqlx::query!(
+        r#"
+        select max(version) as applied,
+               current_setting('transaction_read_only')::boolean as "read_only!"
+        from _sqlx_migrations
+        where success
+        "#
+    )
+    .fetch_one(&mut *db)
+    .await?;
+    Ok(it.applied >= latest && !it.read_only)
 }
 
 /// A duration as Postgres takes it, to the microsecond.

@@ -6,7 +6,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{LazyLock, mpsc};
 use std::time::{Duration, Instant};
 
-use backstop::postgres::PrivatePostgres;
+use backstop::postgres::{Durability, PrivatePostgres};
 use backstop::sim::Sim;
 use sqlx::postgres::PgPool;
 use uuid::Uuid;
@@ -22,7 +22,9 @@ static POSTGRES: LazyLock<String> = LazyLock::new(|| {
             .build()
             .unwrap();
         runtime.block_on(async {
-            let postgres = PrivatePostgres::start_temporary().await.unwrap();
+            // As a server should be, or `check` would say so.
+            let started = PrivatePostgres::start_temporary_with(Durability::Kept).await;
+            let postgres = started.unwrap();
             sender.send(postgres.url()).unwrap();
             // Ends with the process.
             std::future::pending::<()>().await;

@@ -11,10 +11,12 @@ mod budget;
 mod check;
 mod child;
 mod commands;
+mod database;
 mod database_url;
 mod image;
 mod kills;
 mod people;
+mod pooler;
 #[expect(dead_code, reason = "shared with the tests of an absent database")]
 #[path = "../database_away/proxy.rs"]
 mod proxy;
