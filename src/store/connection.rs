@@ -18,6 +18,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions, Post
 use sqlx::{ConnectOptions, Connection};
 
 use super::StoreError;
+use super::places::{Place, Places};
 
 /// How long a caller may be kept waiting by the database, from asking for a connection to the last
 /// answer. Far less than a workflow waits for us.
@@ -59,11 +60,18 @@ const AFTER_CONNECT: &str = "
 /// The pool. It hides sqlx's, whose connections come back without a bound: one that is silent then
 /// would keep its place until the system gives it up, a quarter of an hour later.
 #[derive(Debug, Clone)]
-pub struct Pool(PgPool);
+pub struct Pool {
+    inner: PgPool,
+    places: Places,
+}
 
 /// A connection that is lent until it is dropped.
 #[derive(Debug)]
-pub struct Lent(PoolConnection<Postgres>);
+pub struct Lent {
+    connection: PoolConnection<Postgres>,
+    /// Given back after it.
+    place: Option<Place>,
+}
 
 impl Pool {
     /// Lends a connection that has just answered, within seconds.
@@ -71,18 +79,36 @@ impl Pool {
     /// # Errors
     /// When there is none to be had.
     pub async fn acquire(&self) -> Result<Lent, sqlx::Error> {
-        self.0.acquire().await.map(Lent)
+        if self.places.may_grow() {
+            tokio::spawn(grow(self.clone()));
+        }
+        let lent = async {
+            let mut place = self.places.take().await;
+            let connection = self.inner.acquire().await?;
+            place.lend();
+            Ok(Lent {
+                connection,
+                place: Some(place),
+            })
+        };
+        let lent = tokio::time::timeout(ACQUIRE_PATIENCE, lent)
+            .await
+            .unwrap_or(Err(sqlx::Error::PoolTimedOut));
+        if matches!(lent, Err(sqlx::Error::PoolTimedOut)) && self.places.may_ask_why() {
+            tokio::spawn(tell_why(self.clone()));
+        }
+        lent
     }
 
     /// Closes it, as soon as what is lent is back.
     pub async fn close(&self) {
-        self.0.close().await;
+        self.inner.close().await;
     }
 
     /// sqlx's own, for who does not serve callers.
     #[must_use]
     pub fn unbounded(&self) -> &PgPool {
-        &self.0
+        &self.inner
     }
 }
 
@@ -90,13 +116,13 @@ impl Deref for Lent {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
-        &self.0
+        &self.connection
     }
 }
 
 impl DerefMut for Lent {
     fn deref_mut(&mut self) -> &mut PgConnection {
-        &mut self.0
+        &mut self.connection
     }
 }
 
@@ -105,8 +131,12 @@ impl Drop for Lent {
         // What sqlx does when its own is dropped, which then finds nothing more to do. Its documents
         // hide it, but no hook that they show bounds all of it: after the last one it asks once more
         // whether the connection is alive, without an end.
-        let back = self.0.return_to_pool();
-        tokio::spawn(tokio::time::timeout(RETURN_PATIENCE, back));
+        let back = self.connection.return_to_pool();
+        let place = self.place.take();
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(RETURN_PATIENCE, back).await;
+            drop(place);
+        });
     }
 }
 
@@ -136,7 +166,10 @@ pub async fn connect(options: PgConnectOptions, connections: u32) -> Result<Pool
         .connect_with(options.clone())
         .await;
     match opened {
-        Ok(pool) => Ok(Pool(pool)),
+        Ok(inner) => Ok(Pool {
+            inner,
+            places: Places::of(connections),
+        }),
         // It tried again and again; what it met each time only a connection of its own tells.
         Err(sqlx::Error::PoolTimedOut) => {
             let alone = async { set_up(&mut options.connect().await?).await };
@@ -154,6 +187,47 @@ pub(super) fn plain(options: PgConnectOptions) -> PgConnectOptions {
     options
         .application_name("backstop")
         .extra_float_digits(None)
+}
+
+/// What keeps new connections from being made, in the log: the pool's own error does not know. Where it is
+/// somebody's limit, the pool goes on with what it has, instead of asking for more again and again while
+/// others come back.
+async fn tell_why(pool: Pool) {
+    let there = pool.places.lent() + pool.inner.num_idle();
+    let alone = async { pool.inner.connect_options().connect().await?.close().await };
+    let Err(error) = answered(ANSWER_PATIENCE, alone).await else {
+        return;
+    };
+    if is_a_limit(&error) {
+        pool.places.shrink_to(there);
+        tracing::warn!(
+            %error, connections = pool.places.total(),
+            "no more connections are granted than these; BACKSTOP_DATABASE_CONNECTIONS asks for more"
+        );
+    } else {
+        tracing::warn!(%error, "no new connection to the database can be made");
+    }
+}
+
+/// Whether there is one more to be had again; then it is the pool's.
+async fn grow(pool: Pool) {
+    let alone = async { pool.inner.connect_options().connect().await?.close().await };
+    if answered(ANSWER_PATIENCE, alone).await.is_ok() {
+        pool.places.grow();
+    }
+}
+
+/// Whether it says that there are as many connections as there may be: Postgres' code for that, or the
+/// words of a pooler, which has no code of its own.
+fn is_a_limit(error: &sqlx::Error) -> bool {
+    let sqlx::Error::Database(error) = error else {
+        return false;
+    };
+    let words = error.message().to_lowercase();
+    error.code().as_deref() == Some("53300")
+        || ["no more connections", "too many", "max client"]
+            .iter()
+            .any(|it| words.contains(it))
 }
 
 async fn set_up(connection: &mut PgConnection) -> Result<(), sqlx::Error> {

@@ -35,6 +35,7 @@ pub mod ledger;
 mod migration;
 pub mod notices;
 pub mod overdue;
+mod places;
 pub mod provisions;
 pub mod retention;
 pub mod role;

@@ -172,6 +172,38 @@ async fn fewer_connections_than_the_pool_wants_are_told_and_used() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pool_that_is_granted_fewer_connections_goes_on_with_what_it_has() {
+    let postgres = PrivatePostgres::start_temporary().await.unwrap();
+    let pool = store::connect(postgres.options(), 10).await.unwrap();
+    // All but three of what the server grants.
+    let mut others = Vec::new();
+    while let Ok(other) = postgres.options().connect().await {
+        others.push(other);
+    }
+    others.truncate(others.len() - 3);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let used = async |many: usize| {
+        let began = std::time::Instant::now();
+        let uses = (0..many).map(|_| async {
+            let lent = pool.acquire().await.map(drop);
+            (lent.is_ok(), began.elapsed())
+        });
+        futures::future::join_all(uses).await
+    };
+    // The first that want more find out.
+    used(10).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    for (is_lent, took) in used(50).await {
+        assert!(
+            is_lent && took < Duration::from_secs(3),
+            "{is_lent} {took:?}"
+        );
+    }
+    drop(others);
+    postgres.stop().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn isolation_and_durability_are_ours_whatever_the_role_is_given() {
     let url = database_url().await;
     let mut db = admin(&url).await;
