@@ -162,8 +162,9 @@ impl App {
             .await
             .with_context(|| format!("BACKSTOP_LISTEN: cannot listen on {}", config.listen))?;
         let address = listener.local_addr()?;
-        let database =
-            OpenDatabase::open(&config.database, config.database_connections, durability).await?;
+        // Boxed: it holds much while it looks at the database, and nothing after.
+        let opening = OpenDatabase::open(&config.database, config.database_connections, durability);
+        let database = Box::pin(opening).await?;
         let pool = &database.pool;
         let controller = controller_id(pool).await?;
 

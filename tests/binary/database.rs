@@ -76,12 +76,12 @@ async fn a_schema_that_appears_later_is_no_new_world() {
     let named =
         format!("go to the schema {role}, and there are tables of a backstop in the schema public");
     assert_refused(&url, &[&named]).await;
-    let made: bool = sqlx::query_scalar("select to_regclass($1) is not null")
+    let is_new: bool = sqlx::query_scalar("select to_regclass($1) is not null")
         .bind(format!("{role}._sqlx_migrations"))
         .fetch_one(&mut db)
         .await
         .unwrap();
-    assert!(!made, "it was migrated");
+    assert!(!is_new, "it was migrated");
     // As the sentence says.
     let (code, said) = say(
         &["migrate"],

@@ -51,19 +51,23 @@ async fn carry(mut client: TcpStream, database: &PgConnectOptions, idle: &Idle) 
             None => session(database).await?,
         };
         server.write_all(&message(kind, &body)).await.ok()?;
-        let mut status = b'T';
-        while matches!(kind, b'Q' | b'S') {
-            let (kind, body) = next(&mut server).await?;
-            client.write_all(&message(kind, &body)).await.ok()?;
-            if kind == b'Z' {
-                status = body[0];
-                break;
-            }
-        }
-        if status == b'I' {
+        // Whatever else a client sends is answered when it asks for that.
+        let is_idle = matches!(kind, b'Q' | b'S') && answer(&mut server, &mut client).await?;
+        if is_idle {
             idle.lock().unwrap().push(server);
         } else {
             bound = Some(server);
+        }
+    }
+}
+
+/// Brings the client the whole answer; returns whether the transaction is over.
+async fn answer(server: &mut UnixStream, client: &mut TcpStream) -> Option<bool> {
+    loop {
+        let (kind, body) = next(server).await?;
+        client.write_all(&message(kind, &body)).await.ok()?;
+        if kind == b'Z' {
+            return Some(body == b"I");
         }
     }
 }
