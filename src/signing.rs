@@ -31,15 +31,15 @@ impl Signer {
             return None;
         }
         Some(Self {
-            library: Webhook::new(secret).ok()?,
             key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            library: Webhook::from_bytes(key).ok()?,
         })
     }
 
     /// The signature of a body under that id, at that unix time in seconds.
     #[must_use]
     pub fn sign(&self, id: &str, at: i64, body: &[u8]) -> String {
-        let signed = [format!("{id}.{at}.").as_bytes(), body].concat();
+        let signed = signed(id, &at.to_string(), body);
         format!("v1,{}", STANDARD.encode(hmac::sign(&self.key, &signed)))
     }
 
@@ -59,7 +59,7 @@ impl Signer {
     fn signed_bytes(&self, body: &[u8], headers: &HeaderMap) -> Option<bool> {
         let text = |name| headers.get(name)?.to_str().ok();
         let (id, at) = (text(HEADER_WEBHOOK_ID)?, text(HEADER_WEBHOOK_TIMESTAMP)?);
-        let signed = [format!("{id}.{at}.").as_bytes(), body].concat();
+        let signed = signed(id, at, body);
         let is_ours = |signature: &str| {
             let tag = signature
                 .strip_prefix("v1,")
@@ -68,4 +68,9 @@ impl Signer {
         };
         Some(text(HEADER_WEBHOOK_SIGNATURE)?.split(' ').any(is_ours))
     }
+}
+
+/// What a signature is of.
+fn signed(id: &str, at: &str, body: &[u8]) -> Vec<u8> {
+    [format!("{id}.{at}.").as_bytes(), body].concat()
 }

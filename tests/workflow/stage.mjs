@@ -64,6 +64,21 @@ class Stage {
     });
   }
 
+  /// Runs a new scenario, after `prepare(scenario, run)`, and then `check(scenario, result)`, whose failure
+  /// shows the log.
+  async play(options, check, prepare = () => {}) {
+    const scenario = await this.world.scenario();
+    const run = this.run(scenario, options);
+    await prepare(scenario, run);
+    const result = await run.go();
+    try {
+      await check(scenario, result);
+    } catch (error) {
+      error.message += `\n${result.log}`;
+      throw error;
+    }
+  }
+
   /// Fails unless exactly one server, one device (where there is a tailnet) and no usable key are there, and
   /// in use, and somebody can log in, but nobody by a password.
   async assertInUse({ provisionId }) {

@@ -31,9 +31,7 @@ pub(super) fn answer(operation: &str, status: &str) -> Option<Value> {
         }),
         ("progress", "200") => json!({"status": "provisioning", "deadline_at": DEADLINE}),
         ("success", "200") => json!({"status": "running"}),
-        ("failure", "200") => {
-            json!({"status": "failed", "rollback": rollback("done")})
-        }
+        ("failure", "200") => json!({"status": "failed", "rollback": rollback("done")}),
         ("failure", "202") => {
             json!({"status": "failed", "rollback": rollback("pending"), "unreadable": ["server_id"]})
         }

@@ -18,19 +18,7 @@ before(async () => {
 });
 after(() => stage?.stop());
 
-/// Runs it, and shows the log when the test fails.
-async function play(options, check, prepare = () => {}) {
-  const scenario = await stage.world.scenario();
-  const run = stage.run(scenario, options);
-  await prepare(scenario, run);
-  const result = await run.go();
-  try {
-    await check(scenario, result);
-  } catch (error) {
-    error.message += `\n${result.log}`;
-    throw error;
-  }
-}
+const play = (...how) => stage.play(...how);
 
 const sent = ({ vendors }, { method, path }) =>
   vendors.requests.filter((it) => it.method === method && path.test(it.path));
